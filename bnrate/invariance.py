@@ -1,0 +1,260 @@
+"""The numeric witness: which parameters of a loss may be rescaled, by trying it.
+
+Two facts hold for a scale-invariant group w and fail for others.  Euler's identity: the gradient
+is orthogonal to w, <w, grad> = 0.  And L(c w) = L(w) itself.  `detect` asks for both, in float64,
+at several random points near the given parameters, for single leaves, for sets of leaves of one
+module, and for each index along an axis.  This is evidence, not a proof.
+
+    >>> import jax.numpy as jnp
+    >>> def loss(params, x, y):
+    ...     h = x @ params["kernel"]
+    ...     h = (h - h.mean(0)) / h.std(0)
+    ...     return jnp.mean((h @ params["head"] - y) ** 2)
+    >>> key = jax.random.key(0)
+    >>> params = {"kernel": jax.random.normal(key, (3, 4)), "head": jnp.ones(4)}
+    >>> x, y = jax.random.normal(key, (8, 3)), jnp.arange(8.0)
+    >>> detect(loss, params, x, y).groups
+    Groups(groups=(Group(members=(Member(path='kernel', axis=1),)),))
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from bnrate import groups as gr
+
+_FACTORS = (0.5, 2.0, 10.0)
+_JITTER = 0.3
+_LARGEST_SET = 3
+_MANY_LEAVES = 16  # a module with more leaves is searched for pairs only
+
+INVARIANT, NO_EFFECT, REST = gr.INVARIANT, "no effect", gr.REST
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was found for one leaf or one joint set.
+
+    Attributes:
+      group: the leaf or leaves, with the unit axis if each index may be scaled alone.
+      kind: "invariant", "no effect" (the loss does not depend on it at all) or "rest".
+      euler: the largest |<w, grad>| / sum |w * grad| over points and units.
+      scaling: the largest |L(c w) - L(w)| / |L(w)| over points and factors; NaN if not tried,
+        because Euler's identity had failed already.
+    """
+
+    group: gr.Group
+    kind: str
+    euler: float
+    scaling: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """Groups, and the evidence: one verdict per leaf, then one per joint group found."""
+
+    groups: gr.Groups
+    verdicts: tuple[Verdict, ...]
+
+    def __str__(self) -> str:
+        rows = [("leaves", "unit axis", "verdict", "euler", "scaling")]
+        for v in self.verdicts:
+            axes = ",".join("-" if m.axis is None else str(m.axis) for m in v.group.members)
+            scaling = "" if np.isnan(v.scaling) else f"{v.scaling:.1e}"
+            rows.append((v.group.name, axes, v.kind, f"{v.euler:.1e}", scaling))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return "\n".join(lines)
+
+
+def detect(
+    loss: Callable[..., Any],
+    params: PyTree,
+    *args: Any,
+    batches: Iterable[Sequence[Any]] = (),
+    draws: int = 3,
+    seed: int = 0,
+    tolerance: float = 1e-3,
+) -> Detection:
+    """Find the scale-invariant groups of a loss by trying.
+
+    Args:
+      loss: `loss(params, *args)`, a scalar or a tuple that begins with one (then the rest is
+        ignored).
+      params: any tree of floating arrays; only their shapes and rough sizes matter.
+      *args: what the loss takes besides: a batch, say.
+      batches: more tuples of such arguments; every one must agree.
+      draws: random points near `params` (each leaf jittered by 0.3 of its size), so that a bias of
+        zero does not pass for invariant.
+      seed: of those points.
+      tolerance: for both residuals.  The default forgives the epsilon of a normalisation (1e-5);
+        1e-9 asks for exact invariance of a float64 program.
+
+    Returns:
+      The groups (single leaves first, then minimal joint sets within one module of at most three
+      leaves) and the residuals on which each verdict rests.
+
+    Raises:
+      ValueError: a leaf is not floating; the loss is not a finite scalar, names the value.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
+    _check_floating(params)
+    with jax.enable_x64(True):
+        trial = _Trial.at_random_points(loss, params, [args, *batches], draws, seed, tolerance)
+        singles = [trial.judge((path,)) for path in gr.leaves(params)]
+        joint = _joint(trial, [v.group.name for v in singles if v.kind == REST])
+    found = [v.group for v in (*singles, *joint) if v.kind == INVARIANT]
+    return Detection(gr.Groups(found), (*singles, *joint))
+
+
+class _Point(NamedTuple):
+    """A batch and parameters drawn at random, with the loss and w * grad (by path) there."""
+
+    params: PyTree
+    args: Sequence[Any]
+    value: float
+    products: dict[str, np.ndarray]
+
+
+class _Trial(NamedTuple):
+    """What every leaf or set of leaves is tried against."""
+
+    value: Callable[..., Any]
+    points: list[_Point]
+    noise: float
+    tolerance: float
+
+    @classmethod
+    def at_random_points(cls, loss, params, batches, draws, seed, tolerance):
+        rng = np.random.default_rng(seed)
+        value = jax.jit(lambda p, *args: _scalar(loss(p, *args)))
+        value_and_grad = jax.jit(jax.value_and_grad(value))
+        points = []
+        for _, args in itertools.product(range(draws), [jax.tree.map(_double, b) for b in batches]):
+            w = jax.tree.map(lambda leaf: _jitter(rng, leaf), params)
+            L, grad = value_and_grad(w, *args)
+            if not np.isfinite(L):
+                raise ValueError(f"the loss is {L} near the given parameters; it must be finite")
+            grads = gr.leaves(grad)
+            products = {path: np.asarray(x * grads[path]) for path, x in gr.leaves(w).items()}
+            points.append(_Point(w, args, float(L), products))
+        # A loss computed in float32 inside leaves float32's rounding in its gradient.
+        noise = 100 * float(jnp.finfo(L.dtype).eps)
+        return cls(value, points, noise, tolerance)
+
+    def judge(self, paths: tuple[str, ...]) -> Verdict:
+        """Try the leaves together: each index along an axis, if there is one, or as a whole."""
+        euler, scaling = np.nan, np.nan
+        if self.without_effect(paths):
+            whole = gr.Group(map(gr.Member, paths))
+            return Verdict(whole, NO_EFFECT, self.euler(whole), self.scaling(whole))
+        for axes in _unit_axes(paths, self.points[0].products):
+            group = gr.Group(map(gr.Member, paths, axes))
+            euler, scaling = self.euler(group), np.nan
+            if euler <= self.tolerance:
+                scaling = self.scaling(group)
+                if scaling <= self.tolerance:
+                    return Verdict(group, INVARIANT, euler, scaling)
+        return Verdict(group, REST, euler, scaling)
+
+    def without_effect(self, paths: tuple[str, ...]) -> bool:
+        return all(self.floor(p) >= sum(np.abs(p.products[path]).sum() for path in paths)
+                   for p in self.points)
+
+    def floor(self, point: _Point) -> float:
+        """A sum |w * grad| below this is rounding noise."""
+        return self.noise * sum(np.abs(product).sum() for product in point.products.values())
+
+    def euler(self, group: gr.Group) -> float:
+        """The largest |<w, grad>| / sum |w * grad| over points and units that have a gradient."""
+        worst = 0.0
+        for point in self.points:
+            total = sum(_along(m, point.products[m.path]) for m in group.members)
+            size = sum(_along(m, np.abs(point.products[m.path])) for m in group.members)
+            felt = size > self.floor(point)
+            worst = max(worst, *(np.abs(total[felt]) / size[felt]), 0.0)
+        return float(worst)
+
+    def scaling(self, group: gr.Group) -> float:
+        """The largest |L(c w) - L(w)| / |L(w)| over points and factors c, one c per unit."""
+        rng, groups, worst = np.random.default_rng(0), gr.Groups([group]), 0.0
+        for point in self.points:
+            units = len(gr.units(groups, point.params))
+            by_unit = [10 ** rng.uniform(-1, 1, units)] if units > 1 else []
+            for factors in (*(np.full(units, c) for c in _FACTORS), *by_unit):
+                scaled = gr.rescale(groups, point.params, jnp.asarray(factors))
+                change = abs(float(self.value(scaled, *point.args)) - point.value)
+                worst = max(worst, change / abs(point.value))
+        return worst
+
+
+def _joint(trial: _Trial, candidates: list[str]) -> list[Verdict]:
+    """Minimal sets of two or three leaves of one module that are invariant together only."""
+    found, taken = [], set()
+    for _, module in itertools.groupby(candidates, key=lambda path: path.rpartition("/")[0]):
+        paths = list(module)
+        largest = _LARGEST_SET if len(paths) <= _MANY_LEAVES else 2
+        for size in range(2, largest + 1):
+            for subset in itertools.combinations(paths, size):
+                if taken.isdisjoint(subset):
+                    verdict = trial.judge(subset)
+                    if verdict.kind == INVARIANT:
+                        found.append(verdict)
+                        taken.update(subset)
+    return found
+
+
+def _unit_axes(paths: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> list[tuple]:
+    """The choices of one unit axis per leaf, finest first; the last choice is none."""
+    by_leaf = [range(arrays[path].ndim) for path in paths]
+    lengths = {
+        axes: {arrays[path].shape[axis] for path, axis in zip(paths, axes, strict=True)}
+        for axes in itertools.product(*by_leaf)
+    }
+    same = [axes for axes, found in lengths.items() if len(found) == 1 and max(found) > 1]
+    finest_first = sorted(same, key=lambda axes: max(lengths[axes]), reverse=True)
+    return [*finest_first, (None,) * len(paths)]
+
+
+def _along(member: gr.Member, product: np.ndarray) -> np.ndarray:
+    """Sum over all axes but the unit axis."""
+    others = tuple(axis for axis in range(product.ndim) if axis != member.axis)
+    return np.atleast_1d(product.sum(axis=others))
+
+
+def _jitter(rng: np.random.Generator, leaf: Any) -> Array:
+    w = np.asarray(leaf, np.float64)
+    size = np.sqrt(np.mean(w**2)) if w.any() else 1.0
+    return jnp.asarray(w + _JITTER * size * rng.standard_normal(w.shape))
+
+
+def _double(leaf: Any) -> Any:
+    floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.asarray(leaf, jnp.float64) if floating else leaf
+
+
+def _scalar(output: Any) -> Array:
+    value = jnp.asarray(output[0] if isinstance(output, tuple) else output)
+    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"the loss must return a floating scalar, or a tuple that begins with one; "
+            f"got {value.dtype} of shape {value.shape}"
+        )
+    return value
+
+
+def _check_floating(params: PyTree) -> None:
+    for path, leaf in gr.leaves(params).items():
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"leaf '{path}' is {jnp.result_type(leaf)}; parameters must be arrays of floats"
+            )

@@ -1,0 +1,58 @@
+"""What one step does on the spheres: (params, grads, updates) -> arrays.
+
+Three numbers are called a rate elsewhere and are three here: the effective rate eta / |w|^2, the
+relative update |dw| / |w|, and the angle between successive weights.
+"""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from bnrate import groups as gr
+
+# The dimensions of each measure, besides those of the recording.
+DIMS = {
+    "norm2": ("group",),
+    "effective_rate": ("group",),
+    "spherical_gradient": ("group",),
+    "angle": ("group",),
+    "spherical_gradient_whole": (),
+}
+
+
+def on_spheres(
+    groups: gr.Groups,
+    params: PyTree,
+    grads: PyTree,
+    updates: PyTree,
+    rate: Float[Array, ""],
+) -> dict[str, Array]:
+    """Measure one step, before it is taken; one entry per unit of `groups`.
+
+    Args:
+      groups: the spheres; `groups.whole()` measures group by group.
+      params: before the step.
+      grads: of the loss at `params`.
+      updates: that will be added to `params`.
+      rate: eta of the invariant groups.
+
+    Returns:
+      norm2: G = |w|^2.
+      effective_rate: eta / G.
+      spherical_gradient: |w| |grad|, the norm of the gradient at w / |w|.
+      angle: between w and w + update, in radians.
+      spherical_gradient_whole: over all units and the rest, the norm that the theorems bound.
+    """
+    G = gr.norm2(groups, params)
+    spherical2 = G * gr.norm2(groups, grads)
+    along = gr.inner(groups, params, updates)
+    across = gr.norm2(groups, gr.tangent(groups, params, updates))
+    rest2 = optax.tree.norm(gr.rest(groups, grads), squared=True)
+    return {
+        "norm2": G,
+        "effective_rate": rate / G,
+        "spherical_gradient": jnp.sqrt(spherical2),
+        # Not the arc cosine of <w, w+>, which loses every digit of a small angle.
+        "angle": jnp.arctan2(jnp.sqrt(G * across), G + along),
+        "spherical_gradient_whole": jnp.sqrt(jnp.sum(spherical2) + rest2),
+    }

@@ -1,0 +1,47 @@
+"""Data-dependent initialisation of networks without normalisation."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from bnrate import normalize
+from bnrate.models.layers import BatchNorm
+from bnrate.models.mlp import MLP
+from bnrate.models.vgg import VGG
+
+
+def data_dependent(model: MLP | VGG, key: Array, x: Float[Array, "batch ..."]) -> PyTree:
+    """Parameters with which each layer's outputs on `x` have mean 0 and variance 1, per channel.
+
+    Setting 3b of the paper (Krähenbühl et al. 2015; Mishkin & Matas 2015; Salimans & Kingma 2016).
+    The kernels are those of the same network with BatchNorm, and the moments of this one batch are
+    folded into them: kernel / sqrt(var), bias = -mean / sqrt(var).  On `x` the two networks are the
+    same function.
+
+    Args:
+      model: a network with `norm=None`.
+      key: of the Glorot-uniform kernels.
+      x: the first batch.
+
+    Raises:
+      ValueError: the model has a normalisation.
+    """
+    if model.norm is not None:
+        raise ValueError(f"data-dependent initialisation needs norm=None, got {model.norm}")
+    # With decay 0 the running moments are those of the one batch.
+    normalised = model.clone(norm=lambda name: BatchNorm(decay=0.0, name=name))
+    variables = normalised.init(key, x, train=True)
+    _, seen = normalised.apply(variables, x, train=True, mutable=["batch_stats"])
+    layers = len(seen["batch_stats"])
+    return {
+        f"layer{i}": _fold(variables["params"][f"layer{i}"], seen["batch_stats"][f"norm{i}"])
+        for i in range(layers)
+    }
+
+
+def _fold(layer: Mapping[str, Array], stats: Mapping[str, Array]) -> dict[str, Array]:
+    factor = normalize.inverse_deviation(normalize.Moments(**stats))
+    kernel = layer["kernel"]
+    along_outputs = jnp.expand_dims(factor, tuple(range(kernel.ndim - 1)))
+    return {"kernel": kernel * along_outputs, "bias": -stats["mean"] * factor}

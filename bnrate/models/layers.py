@@ -1,0 +1,56 @@
+"""A linear layer with its normalisation, and BatchNorm as a flax module."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from bnrate import normalize
+
+# `norm(name=...)` makes a module that is called with (x, train=...)
+Norm = Callable[..., nn.Module]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with eps = 0 by default: the layer in front is exactly scale-invariant.
+
+    Parameters `scale` (ones) and `bias` (zeros); running moments in the collection "batch_stats",
+    updated when that collection is mutable.
+
+    Attributes:
+      eps: added to the variance; 0 keeps the invariance exact.
+      decay: of the running moments.
+    """
+
+    eps: float = 0.0
+    decay: float = 0.9
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch channels"], *, train: bool
+    ) -> Float[Array, "*batch channels"]:
+        """Normalise with the batch's moments (train) or with the running ones."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels, x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, channels, x.dtype)
+        mean = self.variable("batch_stats", "mean", nn.initializers.zeros, None, channels, x.dtype)
+        var = self.variable("batch_stats", "var", nn.initializers.ones, None, channels, x.dtype)
+        using = average = normalize.Moments(mean.value, var.value)
+        if train:
+            using = normalize.moments(x)
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                mean.value, var.value = normalize.running(average, using, self.decay)
+        return normalize.batch_norm(x, using, scale, bias, eps=self.eps)
+
+
+def normalised(
+    layer: type[nn.Module], i: int, features: int, norm: Norm | None, x: Array, train: bool, **kwargs
+) -> Array:
+    """`layer{i}` and then `norm{i}`, inside a compact module.
+
+    Without a normalisation the layer has a bias; in front of one a bias would have no effect.
+    """
+    kernel_init = nn.initializers.glorot_uniform()
+    use_bias = norm is None
+    x = layer(features, use_bias=use_bias, kernel_init=kernel_init, name=f"layer{i}", **kwargs)(x)
+    return x if norm is None else norm(name=f"norm{i}")(x, train=train)

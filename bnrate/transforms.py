@@ -1,0 +1,61 @@
+"""Optax transformations that treat scale-invariant groups and the rest apart.
+
+Both are plain optax: compose them with `optax.chain`, wrap them, feed them to any training loop.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from bnrate.groups import Group, Groups, Member
+    >>> groups = Groups([Group([Member("kernel")])])
+    >>> tx = by_group(groups, invariant=optax.sgd(0.3), rest=optax.sgd(0.01))
+    >>> params = {"kernel": jnp.array([3., 4.]), "bias": jnp.array([1.])}
+    >>> updates, _ = tx.update(params, tx.init(params), params)
+    >>> updates
+    {'bias': Array([-0.01], dtype=float32), 'kernel': Array([-0.90000004, -1.2], dtype=float32)}
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from bnrate import groups as gr
+
+
+def by_group(
+    groups: gr.Groups,
+    *,
+    invariant: optax.GradientTransformation,
+    rest: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """One transformation for the leaves in scale-invariant groups, another for the rest."""
+    return optax.partition(
+        {gr.INVARIANT: invariant, gr.REST: rest}, lambda params: gr.labels(groups, params)
+    )
+
+
+def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
+    """Rescale each unit to the norm that it had before the step; put it last in a chain.
+
+    After SGD this is the projected SGD of Arora, Li & Lyu (2019), setting 2: it removes exactly
+    the growth of the norm by which the effective rate tunes itself.  The rest passes unchanged.  A
+    unit whose step ends at zero stays at zero, having no direction; NaN passes through.
+
+    Raises:
+      ValueError: (in the update) the parameters are not given, or a group does not fit them.
+    """
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        gr.norm2(groups, params)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del extra_args
+        if params is None:
+            raise ValueError("keep_norm needs the parameters: call update(updates, state, params)")
+        stepped = optax.apply_updates(params, updates)
+        before, after = gr.norm2(groups, params), gr.norm2(groups, stepped)
+        kept = gr.rescale(groups, stepped, jnp.sqrt(jnp.where(after == 0, 1, before / after)))
+        return gr.combine(groups, optax.tree.sub(kept, params), updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
