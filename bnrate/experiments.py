@@ -1,0 +1,217 @@
+"""The paper's experiments, one function per figure (Arora, Li & Lyu, ICLR 2019).
+
+    >>> config = Config(rates=(0.1, 10.0), seeds=1, steps=20, batch=64, width=16)
+    >>> ds = unified_rate(config)
+    >>> dict(ds.sizes)["rule"], list(ds.rule.values)
+    (4, ['sgd-bn', 'projected-bn', 'sgd', 'sgd-data-init'])
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+from bnrate import data as datasets
+from bnrate import groups as gr
+from bnrate import invariance, models, results, sweep, train, transforms
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Progress = Callable[[int, int], None]
+
+_DEFAULT_WIDTH = {"mlp": 128, "vgg": 64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What an experiment runs on.
+
+    Attributes:
+      data: `digits`, `mnist5k`, or the path of an .npz file with x and y.
+      model: `mlp` (two hidden layers) or `vgg`.
+      width: of the hidden layers (mlp, default 128) or of the first stage (vgg, default 64).
+      rates: learning rates to sweep.
+      seeds: number of seeds per rate.
+      steps: of each run.
+      batch: examples per step.
+      stride: record every so many steps.
+      executor: `map` runs one after the other on each device, `vmap` all together.
+    """
+
+    data: str = "digits"
+    model: Literal["mlp", "vgg"] = "mlp"
+    width: int | None = None
+    rates: tuple[float, ...] = tuple(float(f"{10**e:.4g}") for e in np.linspace(-2, 2, 17))
+    seeds: int = 3
+    steps: int = 1200
+    batch: int = 128
+    stride: int = 10
+    executor: Literal["map", "vmap"] = "map"
+
+    def __post_init__(self):
+        """Check every value.
+
+        Raises:
+          ValueError: names the value and the legal range.
+        """
+        if not self.rates:
+            raise ValueError("rates are empty; give one or more positive numbers")
+        for rate in self.rates:
+            if not (np.isfinite(rate) and rate > 0):
+                raise ValueError(f"rate {rate} must be a positive finite number")
+        if len(set(np.float32(self.rates))) < len(self.rates):
+            raise ValueError(f"rates {self.rates} repeat a value (in float32); give each once")
+        for name in ("seeds", "steps", "batch", "stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.steps % self.stride:
+            raise ValueError(f"steps {self.steps} must be a multiple of stride {self.stride}")
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+        if self.model not in _DEFAULT_WIDTH:
+            raise ValueError(f"unknown model '{self.model}'; choose {', '.join(_DEFAULT_WIDTH)}")
+
+
+class Setting(NamedTuple):
+    """One line of a figure: the paper's number of it, a title, and what it trains how."""
+
+    number: str
+    title: str
+    normalised: bool
+    projected: bool = False
+    data_init: bool = False
+
+
+SETTINGS = {
+    "sgd-bn": Setting("1", "SGD, BN", normalised=True),
+    "projected-bn": Setting("2", "projected SGD, BN", normalised=True, projected=True),
+    "sgd": Setting("3", "SGD, no normalisation", normalised=False),
+    "sgd-data-init": Setting("3b", "SGD, data-dependent init", normalised=False, data_init=True),
+}
+
+
+def separate_rates(config: Config, progress: Progress = lambda done, total: None) -> "xr.Dataset":
+    """Figure 1: rate 0.1 for the rest, the swept one for the scale-invariant parameters."""
+    axes = {"rate_invariant": config.rates, "rate_rest": (0.1,)}
+    return _run(config, ("sgd-bn", "projected-bn"), axes, progress, "separate-rates")
+
+
+def unified_rate(config: Config, progress: Progress = lambda done, total: None) -> "xr.Dataset":
+    """Figure 2: one rate for all parameters, with and without normalisation."""
+    return _run(config, tuple(SETTINGS), {"rate": config.rates}, progress, "unified-rate")
+
+
+def generalization(config: Config, progress: Progress = lambda done, total: None) -> "xr.Dataset":
+    """Figure 3: test accuracy against the one rate for all parameters."""
+    rules = ("sgd-bn", "projected-bn")
+    return _run(config, rules, {"rate": config.rates}, progress, "generalization")
+
+
+EXPERIMENTS = {
+    "separate-rates": separate_rates,
+    "unified-rate": unified_rate,
+    "generalization": generalization,
+}
+
+
+def _run(
+    config: Config,
+    rules: Sequence[str],
+    rate_axes: dict[str, Sequence[float]],
+    progress: Progress,
+    experiment: str,
+) -> "xr.Dataset":
+    data = datasets.load(config.data)
+    make = functools.partial(setting_run, config, data)
+    grid = {"rule": rules, **rate_axes, "seed": range(config.seeds)}
+    ds = sweep.run(
+        make, grid, steps=config.steps, executor=config.executor, progress=progress
+    )
+    ds = ds.assign_coords(
+        setting=("rule", [SETTINGS[rule].number for rule in rules]),
+        title=("rule", [SETTINGS[rule].title for rule in rules]),
+    )
+    return ds.assign_attrs(
+        experiment=experiment, **results.provenance(dataclasses.asdict(config))
+    )
+
+
+def setting_run(config: Config, data: datasets.Data, rule: str) -> train.Run:
+    """The run of one setting: its network, its groups as found by trying, and its rule."""
+    setting = SETTINGS[rule]
+    model = network(config, data.classes, models.BatchNorm if setting.normalised else None)
+    batch = functools.partial(datasets.batch, data, size=config.batch)
+    first = batch(jax.random.key(0), 0)
+    loss = functools.partial(cross_entropy, model)
+
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        if setting.data_init:
+            return models.data_dependent(model, key, first[0]), {}
+        variables = dict(model.init(key, first[0], train=True))
+        return variables.pop("params"), variables
+
+    groups = invariance.detect(loss, *init(jax.random.key(0)), first).groups
+    return train.make_run(
+        init=init,
+        loss=loss,
+        batch=lambda key, step: batch(key, step),
+        rule=functools.partial(_sgd, groups, setting.projected),
+        groups=groups.whole(),
+        evaluate=functools.partial(_evaluate, model, data, config.batch),
+        stride=config.stride,
+    )
+
+
+def network(config: Config, classes: int, norm: Any) -> models.MLP | models.VGG:
+    """The network of a config, with a normalisation or with none."""
+    width = config.width or _DEFAULT_WIDTH[config.model]
+    if config.model == "mlp":
+        return models.MLP((width, width), classes, norm)
+    return models.VGG(classes, width, norm)
+
+
+def cross_entropy(
+    model: models.MLP | models.VGG, params: PyTree, extra: PyTree, batch: tuple[Array, Array]
+) -> tuple[Array, PyTree]:
+    """Mean cross-entropy on a batch in training mode, and the updated running moments."""
+    x, y = batch
+    variables = {"params": params, **extra}
+    logits, extra = model.apply(variables, x, train=True, mutable=list(extra))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), extra
+
+
+def _sgd(groups: gr.Groups, projected: bool, rates: train.Rates) -> optax.GradientTransformation:
+    plain = transforms.by_group(
+        groups, invariant=optax.sgd(rates.invariant), rest=optax.sgd(rates.rest)
+    )
+    return optax.chain(plain, transforms.keep_norm(groups)) if projected else plain
+
+
+def _evaluate(
+    model: models.MLP | models.VGG,
+    data: datasets.Data,
+    size: int,
+    params: PyTree,
+    extra: PyTree,
+) -> dict[str, Array]:
+    """The loss that SGD minimises, the mean over minibatches of the training set; test accuracy."""
+    batches = len(data.train_y) // size
+
+    def chunked(array: Array) -> Array:
+        return array[: batches * size].reshape(batches, size, *array.shape[1:])
+
+    train_batches = (chunked(data.train_x), chunked(data.train_y))
+    losses = jax.lax.map(lambda b: cross_entropy(model, params, extra, b)[0], train_batches)
+
+    def predicted(x: Array) -> Array:
+        return model.apply({"params": params, **extra}, x[None], train=False)[0].argmax()
+
+    labels = jax.lax.map(predicted, data.test_x, batch_size=size)
+    return {"final_loss": jnp.mean(losses), "test_accuracy": jnp.mean(labels == data.test_y)}

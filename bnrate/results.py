@@ -1,0 +1,237 @@
+"""Results of a sweep: how a Dataset is kept on disk, where it came from, what it says.
+
+The only module that writes to disk.  In every reducer a diverged run counts as worst: its loss is
+infinite, its accuracy zero, so that it can never be the best.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import bnrate
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_STORE = "results.zarr"
+_WORST = {"final_loss": np.inf, "test_accuracy": 0.0}
+_RATE_DIMS = ("rate", "rate_invariant")
+
+
+def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a result came from, as attributes of its Dataset: versions, device, commands, config."""
+    import jax  # noqa: PLC0415
+
+    package = Path(bnrate.__file__).parent
+    return {
+        "bnrate": bnrate.__version__,
+        "git": _git_revision(package) or "not a git checkout",
+        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        "python": sys.version.split()[0],
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "command": " ".join(sys.argv),
+        "config": json.dumps(config),
+    }
+
+
+def _git_revision(folder: Path) -> str:
+    """The commit of the checkout that the package lies in, with `-dirty` if it was changed."""
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False
+            )
+        except OSError:
+            return ""
+        return done.stdout.strip()
+
+    # An installed package may lie inside somebody else's checkout, which does not track it.
+    if not git("ls-files", "__init__.py"):
+        return ""
+    return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", ".") else "")
+
+
+@contextlib.contextmanager
+def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A scratch folder that takes the place of `folder` when the block ends well, all at once.
+
+    The scratch folder lies beside `folder` and is removed if the block raises.
+
+    Raises:
+      ValueError: at once, if `folder` cannot be written, holds a result and `overwrite` is not set,
+        or holds anything else.
+    """
+    folder = Path(folder).absolute()
+    _check_replaceable(folder, overwrite)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to '{folder}': {error.strerror}; choose another folder"
+        ) from error
+    fresh, old = scratch / "new", scratch / "old"
+    try:
+        fresh.mkdir()
+        yield fresh
+        _check_replaceable(folder, overwrite)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / _STORE).is_dir():
+        raise ValueError(f"'{folder}' holds something that is not a result; choose another folder")
+    if not overwrite:
+        raise ValueError(f"'{folder}' holds a result; choose another folder, or overwrite it")
+
+
+def save(ds: "xr.Dataset", folder: str | Path) -> None:
+    """Store a Dataset as Zarr in a folder that exists (see `writing`)."""
+    # Zarr has no stable form for numpy's strings of fixed width.
+    strings = {name: c.astype(np.dtypes.StringDType()) for name, c in _strings(ds).items()}
+    ds.assign_coords(strings).to_zarr(Path(folder) / _STORE, mode="w-", consolidated=False)
+
+
+def load(folder: str | Path) -> "xr.Dataset":
+    """Read back, into memory, what `save` stored.
+
+    Raises:
+      ValueError: there is no result in the folder.
+    """
+    import xarray as xr  # noqa: PLC0415
+
+    store = Path(folder) / _STORE
+    if not store.is_dir():
+        raise ValueError(f"no result in '{folder}': it has no {_STORE}")
+    ds = xr.open_zarr(store, consolidated=False).load()
+    return ds.assign_coords({name: c.astype(str) for name, c in _strings(ds).items()})
+
+
+def save_picture(figure: Any, path: str | Path) -> None:
+    """Write a matplotlib figure, replacing an older file all at once."""
+    path = Path(path)
+    scratch = path.with_name(f".{path.name}")
+    figure.savefig(scratch, format=path.suffix[1:], dpi=120)
+    scratch.replace(path)
+
+
+def _strings(ds: "xr.Dataset") -> dict[str, "xr.DataArray"]:
+    return {str(name): c for name, c in ds.coords.items() if c.dtype.kind in "UT"}
+
+
+def counted(ds: "xr.Dataset", name: str) -> "xr.DataArray":
+    """A final value of each run, with the worst possible value for the diverged ones.
+
+    Raises:
+      ValueError: not a final value of which the worst is known.
+    """
+    if name not in _WORST:
+        raise ValueError(f"unknown final value {name!r}; choose one of {', '.join(_WORST)}")
+    finite = np.isfinite(ds[name]) & ~ds["diverged"]
+    return ds[name].where(finite, _WORST[name])
+
+
+def over_seeds(ds: "xr.Dataset", name: str) -> "xr.Dataset":
+    """Median, lowest and highest of a final value over the seeds, and how many runs diverged."""
+    values = counted(ds, name)
+    return values.to_dataset(name="median").assign(
+        median=values.quantile(0.5, "seed", method="nearest").drop_vars("quantile"),
+        low=values.min("seed"),
+        high=values.max("seed"),
+        diverged=ds["diverged"].sum("seed"),
+    )
+
+
+def rate_dim(ds: "xr.Dataset") -> str:
+    """The dimension of the rates that were swept: `rate`, or `rate_invariant`."""
+    for name in _RATE_DIMS:
+        if name in ds.dims:
+            return name
+    raise ValueError(f"the Dataset has dimensions {tuple(ds.dims)}, none of {_RATE_DIMS}")
+
+
+def tuning_freedom(
+    ds: "xr.Dataset", threshold: float | None = None, *, factor: float | None = None
+) -> "xr.Dataset":
+    """How far the rate may be off: the widest contiguous range of rates that train well enough.
+
+    A run is good enough if its final loss is at most `threshold`, or at most `factor` times the
+    best final loss of the Dataset.  One rate alone has width 0.
+
+    Args:
+      ds: the result of a sweep over rates and seeds.
+      threshold: an absolute loss.
+      factor: above 1; give this or `threshold`.
+
+    Returns:
+      For each remaining dimension and seed `decades`, the width of the range as a power of ten, and
+      its ends `low` and `high` (NaN, and width 0, where no rate is good enough); over the seeds
+      `decades_mean`, `decades_min` and `decades_max`.
+
+    Raises:
+      ValueError: not exactly one of threshold and factor, or one out of range.
+    """
+    import xarray as xr  # noqa: PLC0415
+
+    loss, dim = counted(ds, "final_loss"), rate_dim(ds)
+    limit = _limit(float(loss.min()), threshold, factor)
+    good = (loss <= limit).sortby(dim)
+    rates = good[dim].values
+    low, high = xr.apply_ufunc(
+        lambda row: _widest(row, rates),
+        good,
+        input_core_dims=[[dim]],
+        output_core_dims=[[], []],
+        vectorize=True,
+        output_dtypes=[float, float],
+    )
+    decades = np.log10(high / low).fillna(0.0)
+    return xr.Dataset(
+        {
+            "decades": decades,
+            "low": low,
+            "high": high,
+            "decades_mean": decades.mean("seed"),
+            "decades_min": decades.min("seed"),
+            "decades_max": decades.max("seed"),
+        },
+        attrs={"limit": limit},
+    )
+
+
+def _limit(best: float, threshold: float | None, factor: float | None) -> float:
+    if (threshold is None) == (factor is None):
+        raise ValueError(f"give a threshold or a factor, one of them; got {threshold} and {factor}")
+    if threshold is not None:
+        if not (np.isfinite(threshold) and threshold > 0):
+            raise ValueError(f"the threshold must be a positive loss, got {threshold}")
+        return threshold
+    if not (np.isfinite(factor) and factor >= 1):
+        raise ValueError(f"the factor must be at least 1, got {factor}")
+    if not np.isfinite(best):
+        raise ValueError("every run diverged, so there is no best loss to take a factor of")
+    return factor * best
+
+
+def _widest(good: np.ndarray, rates: np.ndarray) -> tuple[float, float]:
+    """The ends of the widest run of True, by the ratio of its ends."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]])))
+    ranges = [(rates[start], rates[end - 1]) for start, end in edges.reshape(-1, 2)]
+    return max(ranges, key=lambda ends: ends[1] / ends[0], default=(np.nan, np.nan))
