@@ -2,7 +2,7 @@
 
     >>> digits = load("digits")
     >>> digits.train_x.shape, digits.test_x.shape, digits.classes
-    ((1437, 8, 8, 1), (360, 8, 8, 1), 10)
+    ((1438, 8, 8, 1), (359, 8, 8, 1), 10)
     >>> x, y = batch(digits, jax.random.key(0), step=7, size=128)
     >>> x.shape, y.shape
     ((128, 8, 8, 1), (128,))

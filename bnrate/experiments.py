@@ -34,15 +34,15 @@ class Config:
     """What an experiment runs on.
 
     Attributes:
-      data: `digits`, `mnist5k`, or the path of an .npz file with x and y.
-      model: `mlp` (two hidden layers) or `vgg`.
-      width: of the hidden layers (mlp, default 128) or of the first stage (vgg, default 64).
-      rates: learning rates to sweep.
-      seeds: number of seeds per rate.
-      steps: of each run.
-      batch: examples per step.
-      stride: record every so many steps.
-      executor: `map` runs one after the other on each device, `vmap` all together.
+      data: digits, mnist5k, or the path of an .npz file with arrays x and y.
+      model: mlp (two hidden layers) or vgg (the paper's).
+      width: Of the hidden layers (mlp; 128 if not given) or of the first stage (vgg; 64).
+      rates: Learning rates to sweep.
+      seeds: Number of seeds per rate.
+      steps: Of each run.
+      batch: Examples per step.
+      stride: Record every so many steps.
+      executor: map takes the runs one after the other on each device, vmap all together.
     """
 
     data: str = "digits"
@@ -54,29 +54,6 @@ class Config:
     batch: int = 128
     stride: int = 10
     executor: Literal["map", "vmap"] = "map"
-
-    def __post_init__(self):
-        """Check every value.
-
-        Raises:
-          ValueError: names the value and the legal range.
-        """
-        if not self.rates:
-            raise ValueError("rates are empty; give one or more positive numbers")
-        for rate in self.rates:
-            if not (np.isfinite(rate) and rate > 0):
-                raise ValueError(f"rate {rate} must be a positive finite number")
-        if len(set(np.float32(self.rates))) < len(self.rates):
-            raise ValueError(f"rates {self.rates} repeat a value (in float32); give each once")
-        for name in ("seeds", "steps", "batch", "stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.steps % self.stride:
-            raise ValueError(f"steps {self.steps} must be a multiple of stride {self.stride}")
-        if self.width is not None and self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
-        if self.model not in _DEFAULT_WIDTH:
-            raise ValueError(f"unknown model '{self.model}'; choose {', '.join(_DEFAULT_WIDTH)}")
 
 
 class Setting(NamedTuple):
@@ -121,6 +98,32 @@ EXPERIMENTS = {
 }
 
 
+def check(config: Config) -> None:
+    """Refuse a config that cannot be run; every experiment begins with this.
+
+    Raises:
+      ValueError: names the value and the legal range.
+    """
+    if not config.rates:
+        raise ValueError("rates are empty; give one or more positive numbers")
+    for rate in config.rates:
+        if not (np.isfinite(rate) and 0 < np.float32(rate) < np.inf):
+            raise ValueError(f"rate {rate} must be a positive finite number (in float32)")
+    if len(set(map(np.float32, config.rates))) < len(config.rates):
+        raise ValueError(f"rates {config.rates} repeat a value (in float32); give each once")
+    for name in ("seeds", "steps", "batch", "stride"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.batch < 2:
+        raise ValueError("batch must be at least 2, so that it has a variance; got 1")
+    if config.steps % config.stride:
+        raise ValueError(f"steps {config.steps} must be a multiple of stride {config.stride}")
+    if config.model not in _DEFAULT_WIDTH:
+        raise ValueError(f"unknown model '{config.model}'; choose {' or '.join(_DEFAULT_WIDTH)}")
+    if config.width is not None and config.width < 1:
+        raise ValueError(f"width must be at least 1, got {config.width}")
+
+
 def _run(
     config: Config,
     rules: Sequence[str],
@@ -128,6 +131,7 @@ def _run(
     progress: Progress,
     experiment: str,
 ) -> "xr.Dataset":
+    check(config)
     data = datasets.load(config.data)
     make = functools.partial(setting_run, config, data)
     grid = {"rule": rules, **rate_axes, "seed": range(config.seeds)}

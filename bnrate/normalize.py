@@ -50,8 +50,9 @@ def inverse_deviation(using: Moments, eps: float = 0.0) -> Float[Array, " channe
         raise ValueError(f"eps must be >= 0, got {eps}")
     noise = _DEAD_ULPS * float(jnp.finfo(using.mean.dtype).eps) * using.mean
     alive = using.var > jnp.square(noise)
-    # 1/sqrt(inf) = 0, with derivative 0: the gradient needs no guard of its own.
-    return jax.lax.rsqrt(jnp.where(alive, using.var + eps, jnp.inf))
+    # 1/sqrt(inf) = 0, with derivative 0: the gradient needs no guard of its own.  And not rsqrt,
+    # whose derivative var^(-3/2) overflows in float32 from var = 1e-26 down.
+    return 1 / jnp.sqrt(jnp.where(alive, using.var + eps, jnp.inf))
 
 
 def batch_norm(

@@ -99,14 +99,16 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not (folder / _STORE).is_dir():
         raise ValueError(f"'{folder}' holds something that is not a result; choose another folder")
     if not overwrite:
-        raise ValueError(f"'{folder}' holds a result; choose another folder, or overwrite it")
+        raise ValueError(
+            f"'{folder}' holds a result; choose another folder, or say to overwrite it (--overwrite)"
+        )
 
 
 def save(ds: "xr.Dataset", folder: str | Path) -> None:
     """Store a Dataset as Zarr in a folder that exists (see `writing`)."""
     # Zarr has no stable form for numpy's strings of fixed width.
-    strings = {name: c.astype(np.dtypes.StringDType()) for name, c in _strings(ds).items()}
-    ds.assign_coords(strings).to_zarr(Path(folder) / _STORE, mode="w-", consolidated=False)
+    ds = _with_strings(ds, np.dtypes.StringDType())
+    ds.to_zarr(Path(folder) / _STORE, mode="w-", consolidated=False)
 
 
 def load(folder: str | Path) -> "xr.Dataset":
@@ -120,8 +122,7 @@ def load(folder: str | Path) -> "xr.Dataset":
     store = Path(folder) / _STORE
     if not store.is_dir():
         raise ValueError(f"no result in '{folder}': it has no {_STORE}")
-    ds = xr.open_zarr(store, consolidated=False).load()
-    return ds.assign_coords({name: c.astype(str) for name, c in _strings(ds).items()})
+    return _with_strings(xr.open_zarr(store, consolidated=False).load(), str)
 
 
 def save_picture(figure: Any, path: str | Path) -> None:
@@ -132,8 +133,12 @@ def save_picture(figure: Any, path: str | Path) -> None:
     scratch.replace(path)
 
 
-def _strings(ds: "xr.Dataset") -> dict[str, "xr.DataArray"]:
-    return {str(name): c for name, c in ds.coords.items() if c.dtype.kind in "UT"}
+def _with_strings(ds: "xr.Dataset", dtype: Any) -> "xr.Dataset":
+    """The Dataset with its coordinates of strings in one of numpy's two ways to hold them."""
+    strings = {name: c for name, c in ds.coords.items() if c.dtype.kind in "UT"}
+    return ds.assign_coords(
+        {name: (c.dims, np.array(c.values.tolist(), dtype)) for name, c in strings.items()}
+    )
 
 
 def counted(ds: "xr.Dataset", name: str) -> "xr.DataArray":

@@ -37,7 +37,8 @@ def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
 
     After SGD this is the projected SGD of Arora, Li & Lyu (2019), setting 2: it removes exactly
     the growth of the norm by which the effective rate tunes itself.  The rest passes unchanged.  A
-    unit whose step ends at zero stays at zero, having no direction; NaN passes through.
+    unit of norm zero stays zero, and one whose step ends at zero ends there, having no direction;
+    NaN passes through.
 
     Raises:
       ValueError: (in the update) the parameters are not given, or a group does not fit them.
@@ -53,9 +54,14 @@ def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
         del extra_args
         if params is None:
             raise ValueError("keep_norm needs the parameters: call update(updates, state, params)")
-        stepped = optax.apply_updates(params, updates)
-        before, after = gr.norm2(groups, params), gr.norm2(groups, stepped)
-        kept = gr.rescale(groups, stepped, jnp.sqrt(jnp.where(after == 0, 1, before / after)))
-        return gr.combine(groups, optax.tree.sub(kept, params), updates), state
+        # The factor back is 1 + excess; from the growth of the norm, not from two norms, because
+        # the rounding of their ratio would make the norm drift over many small steps.
+        G = gr.norm2(groups, params)
+        growth = 2 * gr.inner(groups, params, updates) + gr.norm2(groups, updates)
+        excess = jnp.expm1(-0.5 * jnp.log1p(growth / G))
+        excess = jnp.where(G > 0, jnp.where(growth > -G, excess, 0), -1)
+        stepped = optax.tree.add(params, updates)
+        back = gr.rescale(groups, stepped, excess)
+        return gr.combine(groups, optax.tree.add(updates, back), updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,174 @@
+"""The command line: `bnrate list`, `bnrate run NAME`, `bnrate plot DIR`."""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnrate import experiments, plots, results
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+try:
+    import tyro
+    from tqdm.auto import tqdm
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"bnrate: the command line needs {missing.name}: pip install 'bnrate[cli]'"
+    ) from missing
+
+THRESHOLD = 0.2  # the final loss up to which a rate counts as good, in the printed summary
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the experiments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Run an experiment: prints a table per setting, writes the results and their pictures.
+
+    Attributes:
+      name: Which experiment; `bnrate list` shows them.
+      config: What it runs on.
+      out: Folder to write; runs/NAME if not given.
+      overwrite: Replace a result that is there.
+    """
+
+    name: tyro.conf.Positional[str]
+    config: tyro.conf.OmitArgPrefixes[experiments.Config] = experiments.Config()
+    out: str | None = None
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw the pictures of a result again.
+
+    Attributes:
+      folder: What `bnrate run` wrote.
+    """
+
+    folder: tyro.conf.Positional[str]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; bad input ends with one line on the standard error and status 2."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"list": List, "run": Run, "plot": Plot},
+        prog="bnrate",
+        description="Normalised networks tune their own learning rate: see it, measure it.",
+        args=args,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    with _plain_errors():
+        match command:
+            case List():
+                for name, experiment in experiments.EXPERIMENTS.items():
+                    print(f"{name:16} {(experiment.__doc__ or '').splitlines()[0]}")
+            case Run():
+                _run(command)
+            case Plot():
+                ds = results.load(command.folder)
+                print("drawn: " + ", ".join(map(str, _draw(ds, Path(command.folder)))))
+
+
+def _run(command: Run) -> None:
+    if command.name not in experiments.EXPERIMENTS:
+        close = difflib.get_close_matches(command.name, experiments.EXPERIMENTS, n=1)
+        meant = f"; did you mean '{close[0]}'?" if close else ""
+        known = ", ".join(experiments.EXPERIMENTS)
+        raise ValueError(f"unknown experiment '{command.name}'{meant} There are: {known}")
+    _one_device_per_core()
+    out = Path(command.out or Path("runs") / command.name)
+    with results.writing(out, command.overwrite) as folder:
+        with tqdm(unit="step", desc=command.name, disable=None) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            ds = experiments.EXPERIMENTS[command.name](command.config, progress)
+        results.save(ds, folder)
+        _draw(ds, folder)
+    print(report(ds))
+    print(f"\nwritten: {', '.join(str(path) for path in sorted(out.iterdir()))}")
+
+
+def report(ds: "xr.Dataset") -> str:
+    """A table per setting, and how far off the rate may be."""
+    rate = results.rate_dim(ds)
+    loss = results.over_seeds(ds, "final_loss").squeeze(drop=True)
+    accuracy = results.over_seeds(ds, "test_accuracy").squeeze(drop=True)
+    seeds = ds.sizes["seed"]
+    lines = [f"{ds.attrs['experiment']}: {seeds} seeds; medians, and loss from lowest to highest"]
+    for rule in ds["rule"].values:
+        setting = ds.sel(rule=rule)
+        lines += ["", f"setting {setting['setting'].item()}: {setting['title'].item()}"]
+        lines.append(f"  {rate:>14}  {'loss':>9}  {'lowest':>9}  {'highest':>9}  accuracy  diverged")
+        for value in ds[rate].values:
+            at, hit = (table.sel({"rule": rule, rate: value}) for table in (loss, accuracy))
+            numbers = "  ".join(f"{at[name].item():9.3g}" for name in ("median", "low", "high"))
+            lines.append(
+                f"  {value:>14.4g}  {numbers}  {hit['median'].item():8.1%}  {at['diverged'].item():>4}/{seeds}"
+            )
+    return "\n".join([*lines, "", *_freedom(ds)])
+
+
+def _freedom(ds: "xr.Dataset") -> Iterator[str]:
+    freedom = results.tuning_freedom(ds, THRESHOLD).squeeze(drop=True)
+    swept = ds[results.rate_dim(ds)].values
+    yield (
+        f"tuning freedom: decades of rates with a final loss of at most {THRESHOLD} "
+        f"(of {np.log10(swept.max() / swept.min()):.2f} swept)"
+    )
+    for rule in ds["rule"].values:
+        one = freedom.sel(rule=rule)
+        title = ds["title"].sel(rule=rule).item()
+        mean, low, high = (one[f"decades_{of}"].item() for of in ("mean", "min", "max"))
+        yield f"  {title:26} {mean:.2f}  (seeds: {low:.2f} to {high:.2f})"
+
+
+def _draw(ds: "xr.Dataset", folder: Path) -> list[Path]:
+    paths = []
+    for name, figure in plots.figures(ds).items():
+        paths.append(folder / f"{name}.png")
+        results.save_picture(figure, paths[-1])
+    return paths
+
+
+def _one_device_per_core() -> None:
+    """Split the CPU into as many devices as there are cores, unless the user said how many."""
+    import jax  # noqa: PLC0415
+
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+        jax.config.update("jax_num_cpu_devices", len(affinity(0)))
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Bad input, refused by this package, is one line; a fault anywhere else keeps its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit("bnrate: stopped; nothing was written")
+    except (ValueError, ModuleNotFoundError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if Path(__file__).parent not in raised_in.parents:
+            raise
+        print(f"bnrate: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

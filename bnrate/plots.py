@@ -1,0 +1,152 @@
+"""Figures of a result: `plot_*(ds, ax=None) -> Axes`, drawn from the Dataset as it is.
+
+Colours are from Okabe & Ito's palette, which colour-blind readers can tell apart; each rule keeps
+its colour and marker in every figure.  Nothing global is changed and no window is opened.
+"""
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnrate import results
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
+_RATE_LABELS = {
+    "rate": "learning rate, of all parameters",
+    "rate_invariant": "learning rate, of the scale-invariant parameters",
+}
+_FINAL_LABELS = {"final_loss": "final training loss", "test_accuracy": "test accuracy"}
+_FLOOR = 1e-8  # losses from here to 1 / here are shown
+_TRACE_LABELS = {
+    "loss": "loss of the batch",
+    "norm2": "squared norm $G = |w|^2$",
+    "effective_rate": r"effective rate $\eta\,/\,G$",
+    "spherical_gradient": r"spherical gradient $|w|\,|\nabla L|$",
+    "angle": "angle of the step (radians)",
+    "spherical_gradient_whole": "spherical gradient of the whole",
+}
+
+
+def plot_final(ds: "xr.Dataset", name: str = "final_loss", ax: "Axes | None" = None) -> "Axes":
+    """A final value against the rate: the median over the seeds, in a band from lowest to highest.
+
+    A cross above the axes marks each rate at which a run of that rule diverged; there is no band.
+
+    Args:
+      ds: the result of an experiment.
+      name: `final_loss` (on a log axis) or `test_accuracy`.
+      ax: where to draw; default a new figure.
+    """
+    ax = _axes(ax)
+    rate = results.rate_dim(ds)
+    values = results.over_seeds(ds, name).squeeze(drop=True)
+    bottom, top = (0.0, 1.0) if name == "test_accuracy" else _log_limits(ds[name].values)
+    rows_above = itertools.count()
+    for (color, marker), rule in zip(itertools.cycle(_STYLES), ds["rule"].values, strict=False):
+        one = values.sel(rule=rule)
+        title = str(ds["title"].sel(rule=rule).item())
+        median = one["median"].where(np.isfinite(one["median"]))
+        ax.plot(one[rate], median, marker=marker, markersize=4, color=color, label=title)
+        band = one[["low", "high"]].where(one["diverged"] == 0)
+        ax.fill_between(one[rate], band["low"], band["high"], color=color, alpha=0.2, linewidth=0)
+        if one["diverged"].any():
+            rates = one[rate].values[one["diverged"].values > 0]
+            height = np.full(len(rates), 1.025 + 0.03 * next(rows_above))
+            above = ax.get_xaxis_transform()
+            ax.plot(rates, height, "x", ms=4, color=color, transform=above, clip_on=False)
+    if ds["diverged"].any():
+        ax.plot([], [], "x", ms=4, color="0.4", label="a run diverged")
+    ax.set_yscale("linear" if name == "test_accuracy" else "log")
+    ax.set_ylim(bottom, top)
+    ax.set_xscale("log")
+    ax.set_xlabel(_RATE_LABELS[rate])
+    ax.set_ylabel(_FINAL_LABELS[name])
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_trace(
+    ds: "xr.Dataset",
+    name: str,
+    rule: str,
+    ax: "Axes | None" = None,
+    *,
+    group: str | None = None,
+    seed: int | None = None,
+    lines: int = 5,
+) -> "Axes":
+    """A recorded measure over the steps, one line for each of a few rates from low to high.
+
+    Args:
+      ds: the result of an experiment.
+      name: a recorded variable: `loss`, or one of `measure.DIMS`.
+      rule: which rule.
+      ax: where to draw; default a new figure.
+      group: which group, for a measure of each; default the first.
+      seed: which seed; default the first.
+      lines: how many rates, evenly chosen.
+    """
+    import matplotlib  # noqa: PLC0415
+
+    ax = _axes(ax)
+    rate = results.rate_dim(ds)
+    of = {"rule": rule, "seed": ds["seed"].values[0] if seed is None else seed}
+    if "group" in ds[name].dims:
+        of["group"] = ds["group"].values[0] if group is None else group
+    chosen = np.unique(np.linspace(0, ds.sizes[rate] - 1, lines).round().astype(int))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(chosen)))
+    for one, color in zip(chosen, shades, strict=True):
+        trace = ds[name].sel(of).isel({rate: one}).squeeze(drop=True)
+        value = float(ds[rate][one])
+        ax.plot(ds["step"] + 1, trace, color=color, linewidth=1.2, label=f"{value:.3g}")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("step, counted from 1")
+    ax.set_ylabel(_TRACE_LABELS[name])
+    ax.set_title(str(ds["title"].sel(rule=rule).item()), fontsize="medium")
+    ax.grid(alpha=0.25)
+    ax.legend(title="rate", frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
+    """The figures of an experiment, by name: final values, and the spheres of normalised rules."""
+    names = ["test_accuracy"] if ds.attrs["experiment"] == "generalization" else ["final_loss"]
+    made = {}
+    for name in names:
+        made[name], ax = _figure(1, 1, (6.4, 4.2))
+        plot_final(ds, name, ax)
+    normalised = [rule for rule in ds["rule"].values if rule.endswith("-bn")]
+    made["spheres"], axes = _figure(2, len(normalised), (4 * len(normalised), 6))
+    for row, measure in enumerate(("norm2", "effective_rate")):
+        for ax, rule in zip(axes[row], normalised, strict=True):
+            plot_trace(ds, measure, rule, ax)
+            if ax is not axes[0, -1]:
+                ax.get_legend().remove()
+    made["spheres"].suptitle(f"group {ds['group'].values[0]}", fontsize="medium")
+    return made
+
+
+def _log_limits(values: np.ndarray) -> tuple[float, float]:
+    """Limits of a log axis that show all finite positive values, within reason."""
+    shown = values[np.isfinite(values) & (values > _FLOOR) & (values < 1 / _FLOOR)]
+    return (shown.min() / 2, shown.max() * 2) if shown.size else (_FLOOR, 1 / _FLOOR)
+
+
+def _axes(ax: "Axes | None") -> "Axes":
+    return _figure(1, 1, (6.4, 4.2))[1] if ax is None else ax
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple["Figure", "Axes"]:
+    """A figure outside pyplot's registry: nothing to close, no backend chosen, no window."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, sharey="row")
