@@ -161,11 +161,12 @@ def setting_run(config: Config, data: datasets.Data, rule: str) -> train.Run:
         variables = dict(model.init(key, first[0], train=True))
         return variables.pop("params"), variables
 
-    groups = invariance.detect(loss, *init(jax.random.key(0)), first).groups
+    params, extra = jax.jit(init)(jax.random.key(0))
+    groups = invariance.detect(loss, params, extra, first).groups
     return train.make_run(
         init=init,
         loss=loss,
-        batch=lambda key, step: batch(key, step),
+        batch=batch,
         rule=functools.partial(_sgd, groups, setting.projected),
         groups=groups.whole(),
         evaluate=functools.partial(_evaluate, model, data, config.batch),

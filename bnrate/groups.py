@@ -18,7 +18,6 @@ parameters (or of gradients, or updates) and speak of all units at once, as one 
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 from collections import Counter
@@ -45,13 +44,9 @@ class Member:
     axis: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.path, str):
-            raise ValueError(f"a member's path must be a string, got {self.path!r}")
-        natural = isinstance(self.axis, int) and not isinstance(self.axis, bool) and self.axis >= 0
-        if not (self.axis is None or natural):
+        if self.axis is not None and self.axis < 0:
             raise ValueError(
-                f"unit axis {self.axis!r} of leaf '{self.path}' must be None or an integer >= 0; "
-                "count axes from the front"
+                f"unit axis {self.axis} of leaf '{self.path}' is negative; count from the front"
             )
 
 
@@ -148,8 +143,8 @@ def inner(groups: Groups, a: PyTree, b: PyTree) -> Float[Array, " units"]:
         floats, has no such axis, or differs in length from its group's other members.
     """
     found_a, found_b = _check(groups, a), _check(groups, b)
-    every = [leaf.dtype for found in (found_a, found_b) for leaf in found.values()]
-    dtype = functools.reduce(jnp.promote_types, every, jnp.float32)
+    dtypes = [leaf.dtype for found in (found_a, found_b) for leaf in found.values()]
+    dtype = jnp.float64 if jnp.float64 in dtypes else jnp.float32
 
     def member_sum(member: Member) -> Array:
         product = found_a[member.path].astype(dtype) * found_b[member.path].astype(dtype)
@@ -234,10 +229,16 @@ def _group_from_json(group: Any, form: str) -> Group:
     if not isinstance(group, list):
         raise ValueError(f"a group must be a list of members, got {group!r}; expected {form}")
     for member in group:
-        if not (isinstance(member, dict) and {"path"} <= set(member) <= {"path", "axis"}):
-            raise ValueError(
-                f"a member has a 'path' and perhaps an 'axis', got {member!r}; expected {form}"
-            )
+        match member:
+            case {"path": str(), **others} if not others:
+                pass
+            case {"path": str(), "axis": int(), **others} if not others:
+                pass
+            case _:
+                raise ValueError(
+                    f"a member has a 'path' and perhaps an integer 'axis', got {member!r}; "
+                    f"expected {form}"
+                )
     return Group(Member(**member) for member in group)
 
 

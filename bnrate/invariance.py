@@ -225,7 +225,7 @@ def _unit_axes(paths: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> list
     return [*finest_first, (None,) * len(paths)]
 
 
-def _along(member: gr.Member, product: np.ndarray) -> np.ndarray:
+def _along(member: gr.Member, product: np.ndarray | np.float64) -> np.ndarray:
     """Sum over all axes but the unit axis."""
     others = tuple(axis for axis in range(product.ndim) if axis != member.axis)
     return np.atleast_1d(product.sum(axis=others))

@@ -14,6 +14,7 @@ Both are plain optax: compose them with `optax.chain`, wrap them, feed them to a
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -54,14 +55,17 @@ def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
         del extra_args
         if params is None:
             raise ValueError("keep_norm needs the parameters: call update(updates, state, params)")
-        # The factor back is 1 + excess; from the growth of the norm, not from two norms, because
-        # the rounding of their ratio would make the norm drift over many small steps.
+        # w + u times `factor` is w + (factor u + excess w), excess = factor - 1.  Written so, neither
+        # a tiny step nor a huge one loses digits, and rounding does not make the norm drift.
         G = gr.norm2(groups, params)
-        growth = 2 * gr.inner(groups, params, updates) + gr.norm2(groups, updates)
-        excess = jnp.expm1(-0.5 * jnp.log1p(growth / G))
-        excess = jnp.where(G > 0, jnp.where(growth > -G, excess, 0), -1)
-        stepped = optax.tree.add(params, updates)
-        back = gr.rescale(groups, stepped, excess)
-        return gr.combine(groups, optax.tree.add(updates, back), updates), state
+        growth = (2 * gr.inner(groups, params, updates) + gr.norm2(groups, updates)) / G
+        factor, excess = jax.lax.rsqrt(1 + growth), jnp.expm1(-0.5 * jnp.log1p(growth))
+        ends_at_zero, starts_at_zero = growth <= -1, G == 0
+        factor = jnp.where(ends_at_zero, 1, jnp.where(starts_at_zero, 0, factor))
+        excess = jnp.where(ends_at_zero | starts_at_zero, 0, excess)
+        kept = optax.tree.add(
+            gr.rescale(groups, updates, factor), gr.rescale(groups, params, excess)
+        )
+        return gr.combine(groups, kept, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)

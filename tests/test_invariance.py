@@ -1,0 +1,217 @@
+"""The numeric witness against answers known by hand."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnrate import groups as gr
+from bnrate import models
+from bnrate.groups import Group, Groups, Member
+from bnrate.invariance import detect
+
+
+def array(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+X, Y = array(0, 24, 5), array(1, 24)
+
+
+def standardise(h, axis, eps=0.0):
+    mean = h.mean(axis, keepdims=True)
+    return (h - mean) / jnp.sqrt(((h - mean) ** 2).mean(axis, keepdims=True) + eps)
+
+
+def mse(prediction):
+    return jnp.mean((prediction - Y.astype(prediction.dtype)) ** 2)
+
+
+def batch_norm_net(p, x, axis=0, eps=0.0):
+    h = standardise(x @ p["kernel"], axis, eps)
+    return mse(jnp.tanh(h) @ p["head"])
+
+
+def shift_net(p, x):
+    """A bias in front of BatchNorm: no effect."""
+    h = standardise(x @ p["kernel"] + p["bias"][None], 0)
+    return mse(jnp.tanh(h) @ p["head"])
+
+
+def two_norms(p, x):
+    """BN -> ReLU -> Dense -> BN -> head: the first (scale, bias) is invariant jointly."""
+    h = standardise(x @ p["a"]["kernel"], 0) * p["a"]["scale"][None] + p["a"]["bias"][None]
+    h = standardise(nn.relu(h) @ p["b"]["kernel"], 0) * p["b"]["scale"][None] + p["b"]["bias"][None]
+    return mse(jnp.tanh(h) @ p["head"])
+
+
+def per_channel(p, x):
+    """(scale, bias) -> ReLU -> normalisation of each channel by itself: invariant index by index."""
+    h = standardise(x, 0) * p["n"]["scale"][None] + p["n"]["bias"][None]
+    return mse(jnp.tanh(standardise(nn.relu(h), 0)) @ p["head"])
+
+
+def plain(p, x):
+    return mse(nn.relu(x @ p["kernel"]) @ p["head"])
+
+
+def decayed(p, x):
+    return batch_norm_net(p, x) + 1e-2 * jnp.sum(p["kernel"] ** 2)
+
+
+def unnormalised_sum(p, x):
+    """The quotient of two norms of one leaf; the other leaf only through a tiny share."""
+    return mse(x @ (p["v"] / jnp.linalg.norm(p["v"]))) + 1e-6 * jnp.sum(p["w"] ** 2)
+
+
+def ones(*paths, axis=None):
+    return [Group(Member(path, axis) for path in paths)]
+
+
+NET = {"kernel": array(2, 5, 7), "head": array(3, 7)}
+TWO = {
+    "a": {"kernel": array(2, 5, 7), "scale": jnp.ones(7), "bias": jnp.zeros(7)},
+    "b": {"kernel": array(3, 7, 6), "scale": jnp.ones(6), "bias": jnp.zeros(6)},
+    "head": array(4, 6),
+}
+CASES = {
+    "batch norm: each output channel": (batch_norm_net, NET, ones("kernel", axis=1)),
+    "layer norm: only the whole matrix": (
+        lambda p, x: batch_norm_net(p, x, axis=1), NET, ones("kernel"),
+    ),
+    "eps 1e-5: forgiven": (lambda p, x: batch_norm_net(p, x, eps=1e-5), NET, ones("kernel", axis=1)),
+    "eps 1: not": (lambda p, x: batch_norm_net(p, x, eps=1.0), NET, []),
+    "bias without effect": (shift_net, {**NET, "bias": jnp.zeros(7)}, ones("kernel", axis=1)),
+    "two norms: the first jointly, the last not": (
+        two_norms, TWO,
+        [*ones("a/kernel", axis=1), *ones("b/kernel", axis=1), *ones("a/bias", "a/scale")],
+    ),
+    "jointly, index by index": (
+        per_channel, {"n": {"scale": jnp.ones(5), "bias": jnp.zeros(5)}, "head": array(4, 5)},
+        ones("n/bias", "n/scale", axis=0),
+    ),
+    "no normalisation": (plain, NET, []),
+    "weight decay": (decayed, NET, []),
+    "small influence is influence": (unnormalised_sum, {"v": array(2, 5), "w": array(3, 9)}, ones("v")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "params", "expected"), CASES.values(), ids=CASES)
+def test_finds_what_is_known(loss, params, expected):
+    found = detect(loss, params, X)
+    assert found.groups == Groups(expected), str(found)
+    for verdict in found.verdicts:
+        if verdict.kind == "invariant":
+            assert verdict.euler < 1e-3
+            assert verdict.scaling < 1e-3
+        if verdict.kind == "rest":
+            assert verdict.euler > 1e-3 or verdict.scaling > 1e-3
+
+
+def test_exact_invariance_is_exact_and_epsilon_is_not():
+    exact = detect(batch_norm_net, NET, X, tolerance=1e-9)
+    assert exact.groups == Groups(ones("kernel", axis=1))
+    assert exact.verdicts[1].euler < 1e-13
+    assert exact.verdicts[1].scaling < 1e-13
+    assert detect(lambda p, x: batch_norm_net(p, x, eps=1e-5), NET, X, tolerance=1e-9).groups == Groups()
+
+
+def test_joint_groups_are_not_single_ones():
+    kinds = {v.group.name: v.kind for v in detect(two_norms, TWO, X).verdicts}
+    assert kinds["a/scale"] == kinds["a/bias"] == kinds["b/scale"] == kinds["b/bias"] == "rest"
+    assert kinds["a/bias+a/scale"] == "invariant"
+    assert "b/bias+b/scale" not in kinds
+    assert kinds["head"] == "rest"
+
+
+def test_a_bias_of_zero_does_not_pass():
+    # At zero <b, grad> = 0 and L(c b) = L(b); the random points see through it.
+    loss = lambda p, x: mse(x @ p["w"] + p["b"])  # noqa: E731
+    assert detect(loss, {"w": array(2, 5), "b": jnp.zeros(())}, X).groups == Groups()
+
+
+def test_without_effect_is_said():
+    verdicts = {
+        v.group.name: v.kind for v in detect(shift_net, {**NET, "bias": jnp.zeros(7)}, X).verdicts
+    }
+    assert verdicts == {"bias": "no effect", "head": "rest", "kernel": "invariant"}
+
+
+def test_every_batch_must_agree():
+    """Invariant on one batch, not on another."""
+    loss = lambda p, x, on: batch_norm_net(p, x) + on * jnp.sum(p["kernel"] ** 2)  # noqa: E731
+    off, on = jnp.zeros(()), jnp.ones(())
+    assert detect(loss, NET, X, off).groups == Groups(ones("kernel", axis=1))
+    assert detect(loss, NET, X, off, batches=[(X, on)]).groups == Groups()
+
+
+@pytest.mark.parametrize("model", [models.MLP((8, 6), 4), models.VGG(4, width=2)], ids=["mlp", "vgg"])
+def test_networks(model, key):
+    """With BatchNorm every kernel by output channel, and all (scale, bias) but the last; else none."""
+    images, labels = array(5, 16, 4, 4, 1), jnp.arange(16) % 4
+
+    def groups_of(model):
+        variables = dict(model.init(key, images, train=True))
+        params = variables.pop("params")
+
+        def loss(params, extra, x, y):
+            logits, extra = model.apply({"params": params, **extra}, x, train=True, mutable=list(extra))
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), extra
+
+        return detect(loss, params, variables, images, labels).groups, params
+
+    groups, params = groups_of(model.clone(norm=models.BatchNorm))
+    last = max(int(layer.removeprefix("norm")) for layer in params if layer.startswith("norm"))
+    kernels = {path for path in gr.leaves(params) if path.endswith("kernel")}
+    assert {g.name for g in groups} == kernels | {
+        f"norm{i}/bias+norm{i}/scale" for i in range(last)
+    }
+    for group in groups:
+        for member in group.members:
+            rank = gr.leaves(params)[member.path].ndim
+            assert member.axis == (rank - 1 if member.path in kernels else None)
+    assert groups_of(model)[0] == Groups()
+
+
+def test_flax_batch_norm_with_its_default_epsilon(key):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(8)(x)
+            x = nn.BatchNorm(use_running_average=False)(x)
+            return nn.Dense(1)(nn.relu(x))[:, 0]
+
+    net = Net()
+    variables = net.init(key, X)
+
+    def loss(params, x):
+        out, _ = net.apply({**variables, "params": params}, x, mutable=["batch_stats"])
+        return mse(out)
+
+    with jax.numpy_dtype_promotion("standard"):
+        found = detect(loss, variables["params"], X)
+    assert found.groups == Groups(ones("Dense_0/kernel", axis=1))
+    assert {v.group.name for v in found.verdicts if v.kind == "no effect"} == {"Dense_0/bias"}
+
+
+def test_prints_as_a_table():
+    lines = str(detect(two_norms, TWO, X)).splitlines()
+    assert lines[0].split() == ["leaves", "unit", "axis", "verdict", "euler", "scaling"]
+    assert lines[-1].split()[:3] == ["a/bias+a/scale", "-,-", "invariant"]
+
+
+BAD = {
+    "integers": (plain, {"n": jnp.arange(3)}, {}, "leaf 'n' is int32"),
+    "vector": (lambda p, x: p["w"] * x[0], {"w": array(0, 5)}, {}, r"got float64 of shape \(5,\)"),
+    "nan": (lambda p, x: jnp.log(-jnp.sum(p["w"] ** 2)), {"w": array(0, 5)}, {}, "the loss is nan"),
+    "draws": (plain, NET, {"draws": 0}, "draws must be at least 1, got 0"),
+    "tolerance": (plain, NET, {"tolerance": 0.0}, "between 0 and 1, got 0.0"),
+}
+
+
+@pytest.mark.parametrize(("loss", "params", "options", "message"), BAD.values(), ids=BAD)
+def test_bad_input(loss, params, options, message):
+    with pytest.raises(ValueError, match=message):
+        detect(loss, params, X, **options)
