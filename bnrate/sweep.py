@@ -19,7 +19,7 @@ compilation per rate or seed.  Axes of strings are static: the run is made anew 
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -33,26 +33,47 @@ _CHUNKS = 10
 _AUTO = jax.sharding.AxisType.Auto
 
 
+@runtime_checkable
 class Run(Protocol):
-    """What a sweep asks of a run: pure functions on one point of the grid, and static names.
+    """What a sweep asks of a run: pure functions for one point of the grid, and static names."""
 
-    `init(point)` makes a state, `advance(state, records)` takes `records * stride` steps and
-    returns the state and a dict of arrays with a leading axis of records, `finish(state)` returns a
-    dict of arrays.  `dims` names the axes of each traced array after the first, `coords` the
-    entries along them.
-    """
+    @property
+    def init(self) -> Callable[[dict[str, Any]], Any]:
+        """From a point, a scalar by axis, to a state."""
+        ...
 
-    init: Callable[[Mapping[str, Any]], Any]
-    advance: Callable[[Any, int], tuple[Any, dict[str, Any]]]
-    finish: Callable[[Any], dict[str, Any]]
-    stride: int
-    dims: Mapping[str, tuple[str, ...]]
-    coords: Mapping[str, tuple[str, ...]]
+    @property
+    def advance(self) -> Callable[[Any, int], tuple[Any, dict[str, Any]]]:
+        """From a state and a number of records, over `records * stride` steps, to state and trace.
+
+        The trace is a dict of arrays whose first axis is the record.
+        """
+        ...
+
+    @property
+    def finish(self) -> Callable[[Any], dict[str, Any]]:
+        """From a state to the final values by name."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Steps from one record to the next."""
+        ...
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the axes of each traced array, after the record's."""
+        ...
+
+    @property
+    def coords(self) -> Mapping[str, tuple[str, ...]]:
+        """The entries along these axes."""
+        ...
 
 
 def run(
     make: Callable[..., Run],
-    grid: Mapping[str, Sequence[Any]],
+    grid: Mapping[str, Sequence[Any] | np.ndarray],
     *,
     steps: int,
     chunk: int | None = None,
@@ -199,7 +220,7 @@ def _chunks(steps: int, chunk: int | None, stride: int) -> list[int]:
     return [chunk // stride] * whole + [remainder // stride] * (remainder > 0)
 
 
-def _axis(name: str, values: Sequence[Any]) -> np.ndarray:
+def _axis(name: str, values: Sequence[Any] | np.ndarray) -> np.ndarray:
     axis = np.asarray(values)
     if axis.ndim != 1 or axis.size == 0 or axis.dtype.kind not in "fiuU":
         raise ValueError(f"axis '{name}' must be a list of numbers or of strings, got {values!r}")

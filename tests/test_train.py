@@ -1,0 +1,210 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnrate import data, experiments, invariance, models, train, transforms
+from bnrate import groups as gr
+from bnrate.groups import Group, Groups, Member
+from bnrate.train import Rates
+
+GROUPS = Groups([Group([Member("w")])])
+
+
+def sgd(rates):
+    return transforms.by_group(GROUPS, invariant=optax.sgd(rates.invariant), rest=optax.sgd(rates.rest))
+
+
+def quotient(params, extra, batch):
+    """A Rayleigh quotient with an offset to be learned; extra counts the calls."""
+    w = params["w"]
+    return jnp.sum(batch * w**2) / jnp.sum(w**2) + params["b"] ** 2, extra + 1
+
+
+def small_run(rule=sgd, stride=1, loss=quotient):
+    return train.make_run(
+        init=lambda key: ({"w": jax.random.normal(key, (3,)), "b": jnp.float32(1)}, jnp.int32(0)),
+        loss=loss,
+        batch=lambda key, step: jax.random.uniform(jax.random.fold_in(key, step), (3,)),
+        rule=rule,
+        groups=GROUPS,
+        evaluate=lambda params, extra: {"offset": params["b"], "calls": extra},
+        stride=stride,
+    )
+
+
+def point(rate=0.1, seed=0, **more):
+    return {"rate": jnp.float32(rate), "seed": jnp.int32(seed), **more}
+
+
+def test_a_run_is_the_loop_that_one_would_write():
+    run = small_run()
+    state, trace = run.advance(run.init(point(0.3, 5)), 6)
+
+    params_key, batch_key = jax.random.split(jax.random.key(5))
+    w, b = jax.random.normal(params_key, (3,)), jnp.float32(1)
+    for t in range(6):
+        x = jax.random.uniform(jax.random.fold_in(batch_key, t), (3,))
+        L, (dw, db) = jax.value_and_grad(lambda w, b, x=x: quotient({"w": w, "b": b}, 0, x)[0], (0, 1))(w, b)
+        np.testing.assert_allclose(trace["loss"][t], L, rtol=1e-5)
+        np.testing.assert_allclose(trace["norm2"][t], [w @ w], rtol=1e-5)
+        np.testing.assert_allclose(trace["effective_rate"][t], [0.3 / (w @ w)], rtol=1e-5)
+        w, b = w - 0.3 * dw, b - 0.3 * db
+    np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
+    assert run.finish(state)["calls"] == 6
+    assert state.step == 6
+
+
+@pytest.mark.parametrize("stride", [2, 3, 6])
+def test_stride_thins_the_record_and_changes_nothing_else(stride):
+    every, thin = small_run(), small_run(stride=stride)
+    state, trace = every.advance(every.init(point()), 12)
+    thin_state, thin_trace = thin.advance(thin.init(point()), 12 // stride)
+    chex.assert_trees_all_close(thin_trace, jax.tree.map(lambda x: x[::stride], trace), rtol=1e-5)
+    chex.assert_trees_all_close(thin_state.params, state.params, rtol=1e-5)
+    assert thin_state.step == 12
+
+
+def test_chunks_continue_where_the_last_ended():
+    run = small_run()
+    whole, trace = run.advance(run.init(point()), 10)
+    first, early = run.advance(run.init(point()), 4)
+    second, late = run.advance(first, 6)
+    chex.assert_trees_all_equal(second.params, whole.params)
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
+    chex.assert_trees_all_equal(joined, trace)
+
+
+def test_rates_and_seed_are_traced():
+    traces = []
+
+    @jax.jit
+    def go(p):
+        traces.append(1)
+        run = small_run()
+        return run.finish(run.advance(run.init(p), 3)[0])
+
+    results = [go(point(rate, seed)) for rate in (0.1, 1.0) for seed in (0, 1)]
+    assert len(traces) == 1
+    assert len({float(r["offset"]) for r in results}) == 2
+
+
+def test_two_rates_or_one():
+    both = train.rates_of({"rate": jnp.float32(0.1)})
+    assert both == Rates(jnp.float32(0.1), jnp.float32(0.1))
+    two = train.rates_of({"rate_invariant": jnp.float32(3), "rate_rest": jnp.float32(0.1)})
+    assert (two.invariant, two.rest) == (jnp.float32(3), jnp.float32(0.1))
+    run = small_run()
+    p = {"rate_invariant": jnp.float32(5), "rate_rest": jnp.float32(0), "seed": jnp.int32(0)}
+    state, trace = run.advance(run.init(p), 2)
+    assert state.params["b"] == 1
+    np.testing.assert_allclose(trace["effective_rate"] * trace["norm2"], 5, rtol=1e-6)
+
+
+def test_divergence_is_dated():
+    def exploding(params, extra, batch):
+        # the loss is finite at step 0; b = 1e30 after it; at step 1 b^2 overflows
+        return 1e30 * params["b"] + params["b"] ** 2 + 0 * jnp.sum(params["w"]), extra + 1
+
+    run = small_run(loss=exploding)
+    state, trace = run.advance(run.init(point(1.0)), 5)
+    assert jnp.isfinite(trace["loss"][0])
+    assert not jnp.isfinite(trace["loss"][1])
+    final = run.finish(state)
+    assert final["diverged"]
+    assert final["diverged_at"] == 1
+    well = small_run()
+    final = well.finish(well.advance(well.init(point()), 5)[0])
+    assert not final["diverged"]
+    assert final["diverged_at"] == -1
+
+
+def test_parameters_that_overflow_count_as_diverged_though_the_loss_is_finite():
+    def flat(params, extra, batch):
+        return jnp.tanh(params["b"] * 0) + 1e20 * params["b"] + 0 * jnp.sum(params["w"]), extra
+
+    run = small_run(loss=flat)
+    state, _ = run.advance(run.init(point(1e20)), 1)
+    assert run.finish(state)["diverged_at"] == 0
+
+
+def test_a_final_value_that_is_not_finite_counts_as_diverged():
+    run = train.make_run(
+        init=lambda key: ({"w": jnp.ones(3)}, ()),
+        loss=lambda params, extra, batch: (jnp.sum(params["w"] ** 2), extra),
+        batch=lambda key, step: (),
+        rule=lambda rates: optax.sgd(rates.rest),
+        evaluate=lambda params, extra: {"final_loss": jnp.log(-params["w"][0])},
+    )
+    assert run.finish(run.init(point()))["diverged"]
+
+
+def test_stride_must_be_positive():
+    with pytest.raises(ValueError, match="stride must be at least 1 step, got 0"):
+        small_run(stride=0)
+
+
+def digits_run(projected, dtype):
+    """The BN network on digits, measured unit by unit at every step."""
+    config = experiments.Config(batch=64)
+    digits = data.load("digits")
+    model = models.MLP((24, 24), digits.classes, models.BatchNorm)
+
+    def batch(key, step):
+        x, y = data.batch(digits, key, step, config.batch)
+        return x.astype(dtype), y
+
+    def init(key):
+        variables = model.init(key, batch(key, 0)[0].astype(jnp.float32), train=True)
+        variables = jax.tree.map(lambda leaf: leaf.astype(dtype), dict(variables))
+        return variables.pop("params"), variables
+
+    loss = functools.partial(experiments.cross_entropy, model)
+    groups = invariance.detect(loss, *init(jax.random.key(0)), batch(jax.random.key(0), 0)).groups
+
+    def rule(rates):
+        plain = transforms.by_group(
+            groups, invariant=optax.sgd(rates.invariant), rest=optax.sgd(rates.rest)
+        )
+        return optax.chain(plain, transforms.keep_norm(groups)) if projected else plain
+
+    run = train.make_run(init=init, loss=loss, batch=batch, rule=rule, groups=groups)
+    assert len(run.coords["group"]) == 24 + 24 + 10 + 2
+    return run
+
+
+@pytest.fixture(params=[jnp.float32, jnp.float64], ids=["float32", "float64"])
+def precision(request):
+    with jax.enable_x64(request.param == jnp.float64):
+        yield request.param, {jnp.float32: 3e-6, jnp.float64: 1e-14}[request.param]
+
+
+def trace_of(run, rate, dtype, steps=150):
+    p = {"rate_invariant": jnp.asarray(rate, dtype), "rate_rest": jnp.asarray(0.1, dtype)}
+    return jax.jit(lambda: run.advance(run.init({**p, "seed": jnp.int32(1)}), steps)[1])()
+
+
+def test_the_ledger_holds_on_a_real_network(precision):
+    """G+ = G + eta^2 |spherical gradient|^2 / G, unit by unit; so no norm ever falls."""
+    dtype, rounding = precision
+    run = digits_run(False, dtype)
+    for rate in (0.01, 1.0, 100.0):
+        trace = trace_of(run, rate, dtype)
+        G, spherical = np.asarray(trace["norm2"]), np.asarray(trace["spherical_gradient"])
+        after = G[:-1] + rate**2 * spherical[:-1] ** 2 / G[:-1]
+        np.testing.assert_allclose(G[1:], after, rtol=rounding)
+        assert np.all(G[1:] >= G[:-1] * (1 - rounding))
+        if rate == 100:
+            assert np.median(G[-1] / G[0]) > 100  # there is something to keep a ledger of
+
+
+def test_projection_stops_the_ledger_on_a_real_network(precision):
+    dtype, rounding = precision
+    run = digits_run(True, dtype)
+    for rate in (0.01, 1.0, 100.0):
+        G = np.asarray(trace_of(run, rate, dtype)["norm2"])
+        np.testing.assert_allclose(G, np.broadcast_to(G[0], G.shape), rtol=20 * rounding)
