@@ -85,9 +85,9 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run(command: Run) -> None:
     if command.name not in experiments.EXPERIMENTS:
         close = difflib.get_close_matches(command.name, experiments.EXPERIMENTS, n=1)
-        meant = f"; did you mean '{close[0]}'?" if close else ""
+        hint = f"did you mean '{close[0]}'? " if close else ""
         known = ", ".join(experiments.EXPERIMENTS)
-        raise ValueError(f"unknown experiment '{command.name}'{meant} There are: {known}")
+        raise ValueError(f"unknown experiment '{command.name}'; {hint}there are: {known}")
     _one_device_per_core()
     out = Path(command.out or Path("runs") / command.name)
     with results.writing(out, command.overwrite) as folder:
@@ -106,9 +106,9 @@ def _run(command: Run) -> None:
 
 def report(ds: "xr.Dataset") -> str:
     """A table per setting, and how far off the rate may be."""
+    ds = results.squeezed(ds)
     rate = results.rate_dim(ds)
-    loss = results.over_seeds(ds, "final_loss").squeeze(drop=True)
-    accuracy = results.over_seeds(ds, "test_accuracy").squeeze(drop=True)
+    loss, accuracy = (results.over_seeds(ds, name) for name in ("final_loss", "test_accuracy"))
     seeds = ds.sizes["seed"]
     lines = [f"{ds.attrs['experiment']}: {seeds} seeds; medians, and loss from lowest to highest"]
     for rule in ds["rule"].values:
@@ -125,7 +125,7 @@ def report(ds: "xr.Dataset") -> str:
 
 
 def _freedom(ds: "xr.Dataset") -> Iterator[str]:
-    freedom = results.tuning_freedom(ds, THRESHOLD).squeeze(drop=True)
+    freedom = results.tuning_freedom(ds, THRESHOLD)
     swept = ds[results.rate_dim(ds)].values
     yield (
         f"tuning freedom: decades of rates with a final loss of at most {THRESHOLD} "

@@ -22,7 +22,7 @@ _TEST_FRACTION = 0.2
 _SPLIT_SEED = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Data:
     """Examples (float32; images are height x width x channels) and labels 0 .. classes - 1."""
 

@@ -106,9 +106,12 @@ def check(config: Config) -> None:
     """
     if not config.rates:
         raise ValueError("rates are empty; give one or more positive numbers")
+    smallest, largest = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     for rate in config.rates:
-        if not (np.isfinite(rate) and 0 < np.float32(rate) < np.inf):
-            raise ValueError(f"rate {rate} must be a positive finite number (in float32)")
+        if not smallest <= rate <= largest:
+            raise ValueError(
+                f"rate {rate} must be a positive finite number, {smallest:.1g} to {largest:.1g}"
+            )
     if len(set(map(np.float32, config.rates))) < len(config.rates):
         raise ValueError(f"rates {config.rates} repeat a value (in float32); give each once")
     for name in ("seeds", "steps", "batch", "stride"):
@@ -151,27 +154,37 @@ def setting_run(config: Config, data: datasets.Data, rule: str) -> train.Run:
     """The run of one setting: its network, its groups as found by trying, and its rule."""
     setting = SETTINGS[rule]
     model = network(config, data.classes, models.BatchNorm if setting.normalised else None)
-    batch = functools.partial(datasets.batch, data, size=config.batch)
-    first = batch(jax.random.key(0), 0)
-    loss = functools.partial(cross_entropy, model)
+    first, _ = datasets.batch(data, jax.random.key(0), 0, config.batch)
 
     def init(key: Array) -> tuple[PyTree, PyTree]:
         if setting.data_init:
-            return models.data_dependent(model, key, first[0]), {}
-        variables = dict(model.init(key, first[0], train=True))
-        return variables.pop("params"), variables
+            return models.data_dependent(model, key, first), {}
+        return initial(model, key, first)
 
-    params, extra = jax.jit(init)(jax.random.key(0))
-    groups = invariance.detect(loss, params, extra, first).groups
+    groups = _groups(model, data, config.batch)
     return train.make_run(
         init=init,
-        loss=loss,
-        batch=batch,
+        loss=functools.partial(cross_entropy, model),
+        batch=functools.partial(datasets.batch, data, size=config.batch),
         rule=functools.partial(_sgd, groups, setting.projected),
         groups=groups.whole(),
         evaluate=functools.partial(_evaluate, model, data, config.batch),
         stride=config.stride,
     )
+
+
+@functools.lru_cache(maxsize=2)  # settings share networks
+def _groups(model: models.MLP | models.VGG, data: datasets.Data, size: int) -> gr.Groups:
+    """The scale-invariant groups of a network, found by trying."""
+    batch = datasets.batch(data, jax.random.key(0), 0, size)
+    params, extra = jax.jit(initial, static_argnums=0)(model, jax.random.key(1), batch[0])
+    return invariance.detect(functools.partial(cross_entropy, model), params, extra, batch).groups
+
+
+def initial(model: models.MLP | models.VGG, key: Array, x: Array) -> tuple[PyTree, PyTree]:
+    """Parameters, and what the model keeps besides (running moments)."""
+    variables = dict(model.init(key, x, train=True))
+    return variables.pop("params"), variables
 
 
 def network(config: Config, classes: int, norm: Any) -> models.MLP | models.VGG:

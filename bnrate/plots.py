@@ -43,9 +43,9 @@ def plot_final(ds: "xr.Dataset", name: str = "final_loss", ax: "Axes | None" = N
       name: `final_loss` (on a log axis) or `test_accuracy`.
       ax: where to draw; default a new figure.
     """
-    ax = _axes(ax)
+    ax, ds = _axes(ax), results.squeezed(ds)
     rate = results.rate_dim(ds)
-    values = results.over_seeds(ds, name).squeeze(drop=True)
+    values = results.over_seeds(ds, name)
     bottom, top = (0.0, 1.0) if name == "test_accuracy" else _log_limits(ds[name].values)
     rows_above = itertools.count()
     for (color, marker), rule in zip(itertools.cycle(_STYLES), ds["rule"].values, strict=False):
@@ -95,7 +95,7 @@ def plot_trace(
     """
     import matplotlib  # noqa: PLC0415
 
-    ax = _axes(ax)
+    ax, ds = _axes(ax), results.squeezed(ds)
     rate = results.rate_dim(ds)
     of = {"rule": rule, "seed": ds["seed"].values[0] if seed is None else seed}
     if "group" in ds[name].dims:
@@ -103,7 +103,7 @@ def plot_trace(
     chosen = np.unique(np.linspace(0, ds.sizes[rate] - 1, lines).round().astype(int))
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(chosen)))
     for one, color in zip(chosen, shades, strict=True):
-        trace = ds[name].sel(of).isel({rate: one}).squeeze(drop=True)
+        trace = ds[name].sel(of).isel({rate: one})
         value = float(ds[rate][one])
         ax.plot(ds["step"] + 1, trace, color=color, linewidth=1.2, label=f"{value:.3g}")
     ax.set_xscale("log")
@@ -124,7 +124,7 @@ def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
         made[name], ax = _figure(1, 1, (6.4, 4.2))
         plot_final(ds, name, ax)
     normalised = [rule for rule in ds["rule"].values if rule.endswith("-bn")]
-    made["spheres"], axes = _figure(2, len(normalised), (4 * len(normalised), 6))
+    made["spheres"], axes = _figure(2, len(normalised), (4.0 * len(normalised), 6.0))
     for row, measure in enumerate(("norm2", "effective_rate")):
         for ax, rule in zip(axes[row], normalised, strict=True):
             plot_trace(ds, measure, rule, ax)
@@ -137,7 +137,9 @@ def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
 def _log_limits(values: np.ndarray) -> tuple[float, float]:
     """Limits of a log axis that show all finite positive values, within reason."""
     shown = values[np.isfinite(values) & (values > _FLOOR) & (values < 1 / _FLOOR)]
-    return (shown.min() / 2, shown.max() * 2) if shown.size else (_FLOOR, 1 / _FLOOR)
+    if not shown.size:
+        return _FLOOR, 1 / _FLOOR
+    return float(shown.min()) / 2, 2 * float(shown.max())
 
 
 def _axes(ax: "Axes | None") -> "Axes":

@@ -164,6 +164,11 @@ def over_seeds(ds: "xr.Dataset", name: str) -> "xr.Dataset":
     )
 
 
+def squeezed(ds: "xr.Dataset") -> "xr.Dataset":
+    """The same without the dimension `rate_rest` where it has one entry."""
+    return ds.squeeze("rate_rest", drop=True) if ds.sizes.get("rate_rest") == 1 else ds
+
+
 def rate_dim(ds: "xr.Dataset") -> str:
     """The dimension of the rates that were swept: `rate`, or `rate_invariant`."""
     for name in _RATE_DIMS:
