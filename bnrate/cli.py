@@ -45,7 +45,9 @@ class Run:
     """
 
     name: tyro.conf.Positional[str]
-    config: tyro.conf.OmitArgPrefixes[experiments.Config] = experiments.Config()
+    config: tyro.conf.OmitArgPrefixes[experiments.Config] = dataclasses.field(
+        default_factory=experiments.Config
+    )
     out: str | None = None
     overwrite: bool = False
 
@@ -114,13 +116,14 @@ def report(ds: "xr.Dataset") -> str:
     for rule in ds["rule"].values:
         setting = ds.sel(rule=rule)
         lines += ["", f"setting {setting['setting'].item()}: {setting['title'].item()}"]
-        lines.append(f"  {rate:>14}  {'loss':>9}  {'lowest':>9}  {'highest':>9}  accuracy  diverged")
+        lines.append(
+            f"  {rate:>14}  {'loss':>9}  {'lowest':>9}  {'highest':>9}  accuracy  diverged"
+        )
         for value in ds[rate].values:
             at, hit = (table.sel({"rule": rule, rate: value}) for table in (loss, accuracy))
             numbers = "  ".join(f"{at[name].item():9.3g}" for name in ("median", "low", "high"))
-            lines.append(
-                f"  {value:>14.4g}  {numbers}  {hit['median'].item():8.1%}  {at['diverged'].item():>4}/{seeds}"
-            )
+            accurate, diverged = hit["median"].item(), at["diverged"].item()
+            lines.append(f"  {value:>14.4g}  {numbers}  {accurate:8.1%}  {diverged:>4}/{seeds}")
     return "\n".join([*lines, "", *_freedom(ds)])
 
 
@@ -157,7 +160,7 @@ def _one_device_per_core() -> None:
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Bad input, refused by this package, is one line; a fault anywhere else keeps its traceback."""
+    """Bad input, refused by this package, is one line; a fault elsewhere keeps its traceback."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,17 +1,16 @@
 """Labelled arrays in memory, split once and for all, with batches as a pure function.
 
-    >>> digits = load("digits")
-    >>> digits.train_x.shape, digits.test_x.shape, digits.classes
-    ((1438, 8, 8, 1), (359, 8, 8, 1), 10)
-    >>> x, y = batch(digits, jax.random.key(0), step=7, size=128)
-    >>> x.shape, y.shape
-    ((128, 8, 8, 1), (128,))
+>>> digits = load("digits")
+>>> digits.train_x.shape, digits.test_x.shape, digits.classes
+((1438, 8, 8, 1), (359, 8, 8, 1), 10)
+>>> x, y = batch(digits, jax.random.key(0), step=7, size=128)
+>>> x.shape, y.shape
+((128, 8, 8, 1), (128,))
 """
 
 import dataclasses
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +94,9 @@ def batch(
     """
     examples = len(data.train_y)
     if not 1 <= size <= examples:
-        raise ValueError(f"batch size {size} must lie between 1 and the {examples} training examples")
+        raise ValueError(
+            f"batch size {size} must lie between 1 and the {examples} training examples"
+        )
     chosen = jax.random.randint(jax.random.fold_in(key, step), (size,), 0, examples)
     return data.train_x[chosen], data.train_y[chosen]
 
@@ -105,8 +106,8 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise _missing("digits", "scikit-learn") from error
-    digits = load_digits()
-    return digits.images, digits.target
+    x, y = load_digits(return_X_y=True)
+    return np.asarray(x).reshape(-1, 8, 8), np.asarray(y)
 
 
 def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
@@ -159,9 +160,9 @@ def _prepare(
                 f"labels up to {classes - 1}"
             )
     shift, scale = x.mean(dtype=np.float64), x.std(dtype=np.float64) or 1.0
-    train_x, test_x = (jnp.asarray((part - shift) / scale, jnp.float32) for part in (x, test_x))
-    train_y, test_y = (jnp.asarray(part, jnp.int32) for part in (y, test_y))
-    return Data(train_x, train_y, test_x, test_y, classes)
+    images = [jnp.asarray((part - shift) / scale, jnp.float32) for part in (x, test_x)]
+    labels = [jnp.asarray(part, jnp.int32) for part in (y, test_y)]
+    return Data(images[0], labels[0], images[1], labels[1], classes)
 
 
 def _checked(
@@ -179,7 +180,7 @@ def _checked(
         )
     if len(x) != len(y) or x.size == 0:
         raise ValueError(
-            f"{x_name} has {len(x)} examples of {x[:1].size} numbers, {y_name} has {len(y)} labels; "
+            f"{x_name} has {len(x)} examples of {x[:1].size} numbers, {y_name} {len(y)} labels; "
             "there must be as many of both, and not none"
         )
     with np.errstate(over="ignore"):

@@ -1,9 +1,9 @@
 """The paper's experiments, one function per figure (Arora, Li & Lyu, ICLR 2019).
 
-    >>> config = Config(rates=(0.1, 10.0), seeds=1, steps=20, batch=64, width=16)
-    >>> ds = unified_rate(config)
-    >>> dict(ds.sizes)["rule"], list(ds.rule.values)
-    (4, ['sgd-bn', 'projected-bn', 'sgd', 'sgd-data-init'])
+>>> config = Config(rates=(0.1, 10.0), seeds=1, steps=20, batch=64, width=16)
+>>> ds = unified_rate(config)
+>>> dict(ds.sizes)["rule"], list(ds.rule.values)
+(4, ['sgd-bn', 'projected-bn', 'sgd', 'sgd-data-init'])
 """
 
 import dataclasses
@@ -138,16 +138,12 @@ def _run(
     data = datasets.load(config.data)
     make = functools.partial(setting_run, config, data)
     grid = {"rule": rules, **rate_axes, "seed": range(config.seeds)}
-    ds = sweep.run(
-        make, grid, steps=config.steps, executor=config.executor, progress=progress
-    )
+    ds = sweep.run(make, grid, steps=config.steps, executor=config.executor, progress=progress)
     ds = ds.assign_coords(
         setting=("rule", [SETTINGS[rule].number for rule in rules]),
         title=("rule", [SETTINGS[rule].title for rule in rules]),
     )
-    return ds.assign_attrs(
-        experiment=experiment, **results.provenance(dataclasses.asdict(config))
-    )
+    return ds.assign_attrs(experiment=experiment, **results.provenance(dataclasses.asdict(config)))
 
 
 def setting_run(config: Config, data: datasets.Data, rule: str) -> train.Run:
@@ -161,7 +157,7 @@ def setting_run(config: Config, data: datasets.Data, rule: str) -> train.Run:
             return models.data_dependent(model, key, first), {}
         return initial(model, key, first)
 
-    groups = _groups(model, data, config.batch)
+    groups = _groups(model, data, config.batch)  # pyright: ignore[reportArgumentType] (hashable)
     return train.make_run(
         init=init,
         loss=functools.partial(cross_entropy, model),

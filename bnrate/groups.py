@@ -268,7 +268,9 @@ def _check(groups: Groups, tree: PyTree) -> dict[str, Any]:
             )
     found = {path: everything[path] for path in groups.paths}
     for group in groups:
-        lengths = {m.path: jnp.shape(found[m.path])[m.axis] for m in group.members if m.axis is not None}
+        lengths = {
+            m.path: jnp.shape(found[m.path])[m.axis] for m in group.members if m.axis is not None
+        }
         if len(set(lengths.values())) > 1:
             raise ValueError(
                 f"the unit axes of group '{group.name}' differ in length ({lengths}); "

@@ -138,7 +138,7 @@ class _Trial(NamedTuple):
         rng = np.random.default_rng(seed)
         value = jax.jit(lambda p, *args: _scalar(loss(p, *args)))
         value_and_grad = jax.jit(jax.value_and_grad(value))
-        points = []
+        points, eps = [], 0.0
         for _, args in itertools.product(range(draws), [jax.tree.map(_double, b) for b in batches]):
             w = jax.tree.map(lambda leaf: _jitter(rng, leaf), params)
             L, grad = value_and_grad(w, *args)
@@ -147,28 +147,32 @@ class _Trial(NamedTuple):
             grads = gr.leaves(grad)
             products = {path: np.asarray(x * grads[path]) for path, x in gr.leaves(w).items()}
             points.append(_Point(w, args, float(L), products))
-        # A loss computed in float32 inside leaves float32's rounding in its gradient.
-        noise = 100 * float(jnp.finfo(L.dtype).eps)
-        return cls(value, points, noise, tolerance)
+            # A loss that is computed in float32 leaves float32's rounding in its gradient.
+            eps = float(jnp.finfo(L.dtype).eps)
+        return cls(value, points, 100 * eps, tolerance)
 
     def judge(self, paths: tuple[str, ...]) -> Verdict:
         """Try the leaves together: each index along an axis, if there is one, or as a whole."""
-        euler, scaling = np.nan, np.nan
+        whole = gr.Group(map(gr.Member, paths))
         if self.without_effect(paths):
-            whole = gr.Group(map(gr.Member, paths))
             return Verdict(whole, NO_EFFECT, self.euler(whole), self.scaling(whole))
         for axes in _unit_axes(paths, self.points[0].products):
-            group = gr.Group(map(gr.Member, paths, axes))
-            euler, scaling = self.euler(group), np.nan
-            if euler <= self.tolerance:
-                scaling = self.scaling(group)
-                if scaling <= self.tolerance:
-                    return Verdict(group, INVARIANT, euler, scaling)
-        return Verdict(group, REST, euler, scaling)
+            by_index = self.attempt(gr.Group(map(gr.Member, paths, axes)))
+            if by_index.kind == INVARIANT:
+                return by_index
+        return self.attempt(whole)
+
+    def attempt(self, group: gr.Group) -> Verdict:
+        """Try these units; rescaling is tried only if the gradient is orthogonal."""
+        euler = self.euler(group)
+        scaling = self.scaling(group) if euler <= self.tolerance else np.nan
+        return Verdict(group, INVARIANT if scaling <= self.tolerance else REST, euler, scaling)
 
     def without_effect(self, paths: tuple[str, ...]) -> bool:
-        return all(self.floor(p) >= sum(np.abs(p.products[path]).sum() for path in paths)
-                   for p in self.points)
+        return all(
+            self.floor(p) >= sum(np.abs(p.products[path]).sum() for path in paths)
+            for p in self.points
+        )
 
     def floor(self, point: _Point) -> float:
         """A sum |w * grad| below this is rounding noise."""
@@ -178,10 +182,11 @@ class _Trial(NamedTuple):
         """The largest |<w, grad>| / sum |w * grad| over points and units that have a gradient."""
         worst = 0.0
         for point in self.points:
-            total = sum(_along(m, point.products[m.path]) for m in group.members)
-            size = sum(_along(m, np.abs(point.products[m.path])) for m in group.members)
+            products = [(member, point.products[member.path]) for member in group.members]
+            total = np.sum([_along(m, product) for m, product in products], axis=0)
+            size = np.sum([_along(m, np.abs(product)) for m, product in products], axis=0)
             felt = size > self.floor(point)
-            worst = max(worst, *(np.abs(total[felt]) / size[felt]), 0.0)
+            worst = np.max(np.abs(total[felt]) / size[felt], initial=worst)
         return float(worst)
 
     def scaling(self, group: gr.Group) -> float:
@@ -213,16 +218,15 @@ def _joint(trial: _Trial, candidates: list[str]) -> list[Verdict]:
     return found
 
 
-def _unit_axes(paths: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> list[tuple]:
-    """The choices of one unit axis per leaf, finest first; the last choice is none."""
+def _unit_axes(paths: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> list[tuple[int, ...]]:
+    """The choices of one unit axis per leaf, finest first."""
     by_leaf = [range(arrays[path].ndim) for path in paths]
     lengths = {
         axes: {arrays[path].shape[axis] for path, axis in zip(paths, axes, strict=True)}
         for axes in itertools.product(*by_leaf)
     }
     same = [axes for axes, found in lengths.items() if len(found) == 1 and max(found) > 1]
-    finest_first = sorted(same, key=lambda axes: max(lengths[axes]), reverse=True)
-    return [*finest_first, (None,) * len(paths)]
+    return sorted(same, key=lambda axes: max(lengths[axes]), reverse=True)
 
 
 def _along(member: gr.Member, product: np.ndarray | np.float64) -> np.ndarray:

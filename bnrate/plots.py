@@ -112,26 +112,28 @@ def plot_trace(
     ax.set_ylabel(_TRACE_LABELS[name])
     ax.set_title(str(ds["title"].sel(rule=rule).item()), fontsize="medium")
     ax.grid(alpha=0.25)
-    ax.legend(title="rate", frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(
+        title="rate", frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)
+    )
     return ax
 
 
 def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
     """The figures of an experiment, by name: final values, and the spheres of normalised rules."""
-    names = ["test_accuracy"] if ds.attrs["experiment"] == "generalization" else ["final_loss"]
-    made = {}
-    for name in names:
-        made[name], ax = _figure(1, 1, (6.4, 4.2))
-        plot_final(ds, name, ax)
-    normalised = [rule for rule in ds["rule"].values if rule.endswith("-bn")]
-    made["spheres"], axes = _figure(2, len(normalised), (4.0 * len(normalised), 6.0))
-    for row, measure in enumerate(("norm2", "effective_rate")):
-        for ax, rule in zip(axes[row], normalised, strict=True):
+    name = "test_accuracy" if ds.attrs["experiment"] == "generalization" else "final_loss"
+    final, ((ax,),) = _figure(1, 1, (6.4, 4.2))
+    plot_final(ds, name, ax)
+    normalised = [rule for rule in ds["rule"].values if ds["norm2"].sel(rule=rule).notnull().any()]
+    if not normalised:
+        return {name: final}
+    spheres, axes = _figure(2, len(normalised), (4.0 * len(normalised), 6.0))
+    for row, measure in zip(axes, ("norm2", "effective_rate"), strict=True):
+        for ax, rule in zip(row, normalised, strict=True):
             plot_trace(ds, measure, rule, ax)
             if ax is not axes[0, -1]:
                 ax.get_legend().remove()
-    made["spheres"].suptitle(f"group {ds['group'].values[0]}", fontsize="medium")
-    return made
+    spheres.suptitle(f"group {ds['group'].values[0]}", fontsize="medium")
+    return {name: final, "spheres": spheres}
 
 
 def _log_limits(values: np.ndarray) -> tuple[float, float]:
@@ -143,12 +145,12 @@ def _log_limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def _axes(ax: "Axes | None") -> "Axes":
-    return _figure(1, 1, (6.4, 4.2))[1] if ax is None else ax
+    return _figure(1, 1, (6.4, 4.2))[1][0, 0] if ax is None else ax
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple["Figure", "Axes"]:
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple["Figure", np.ndarray]:
     """A figure outside pyplot's registry: nothing to close, no backend chosen, no window."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, sharey="row")
+    return figure, figure.subplots(rows, columns, sharey="row", squeeze=False)

@@ -29,7 +29,7 @@ _RATE_DIMS = ("rate", "rate_invariant")
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a result came from, as attributes of its Dataset: versions, device, commands, config."""
+    """Where a result came from, as attributes: versions, device, command line, config."""
     import jax  # noqa: PLC0415
 
     package = Path(bnrate.__file__).parent
@@ -47,6 +47,7 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _git_revision(folder: Path) -> str:
     """The commit of the checkout that the package lies in, with `-dirty` if it was changed."""
+
     def git(*words: str) -> str:
         try:
             done = subprocess.run(
@@ -100,7 +101,7 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"'{folder}' holds something that is not a result; choose another folder")
     if not overwrite:
         raise ValueError(
-            f"'{folder}' holds a result; choose another folder, or say to overwrite it (--overwrite)"
+            f"'{folder}' holds a result; choose another folder, or pass overwrite (--overwrite)"
         )
 
 
@@ -227,21 +228,25 @@ def tuning_freedom(
 
 
 def _limit(best: float, threshold: float | None, factor: float | None) -> float:
-    if (threshold is None) == (factor is None):
-        raise ValueError(f"give a threshold or a factor, one of them; got {threshold} and {factor}")
-    if threshold is not None:
-        if not (np.isfinite(threshold) and threshold > 0):
-            raise ValueError(f"the threshold must be a positive loss, got {threshold}")
-        return threshold
-    if not (np.isfinite(factor) and factor >= 1):
-        raise ValueError(f"the factor must be at least 1, got {factor}")
-    if not np.isfinite(best):
-        raise ValueError("every run diverged, so there is no best loss to take a factor of")
-    return factor * best
+    match threshold, factor:
+        case None, float() | int():
+            if not (np.isfinite(factor) and factor >= 1):
+                raise ValueError(f"the factor must be at least 1, got {factor}")
+            if not np.isfinite(best):
+                raise ValueError("every run diverged, so there is no best loss to take a factor of")
+            return factor * best
+        case float() | int(), None:
+            if not (np.isfinite(threshold) and threshold > 0):
+                raise ValueError(f"the threshold must be a positive loss, got {threshold}")
+            return threshold
+        case _:
+            raise ValueError(
+                f"give a threshold or a factor, one of them; got {threshold} and {factor}"
+            )
 
 
 def _widest(good: np.ndarray, rates: np.ndarray) -> tuple[float, float]:
     """The ends of the widest run of True, by the ratio of its ends."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]])))
-    ranges = [(rates[start], rates[end - 1]) for start, end in edges.reshape(-1, 2)]
+    ranges = [(float(rates[i]), float(rates[j - 1])) for i, j in edges.reshape(-1, 2)]
     return max(ranges, key=lambda ends: ends[1] / ends[0], default=(np.nan, np.nan))

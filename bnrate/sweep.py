@@ -78,7 +78,7 @@ def run(
     steps: int,
     chunk: int | None = None,
     executor: str = "map",
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> "xr.Dataset":
     """Run every point of a grid.
@@ -101,30 +101,33 @@ def run(
       ValueError: an axis that is empty, repeats a value or mixes kinds; an unknown executor; steps
         or a chunk that are not a positive multiple of the stride.
     """
-    import xarray as xr  # noqa: PLC0415
-
     axes = {name: _axis(name, values) for name, values in grid.items()}
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor {executor!r}; choose one of {', '.join(EXECUTORS)}")
     static = {name: values for name, values in axes.items() if values.dtype.kind == "U"}
     traced = {name: values for name, values in axes.items() if name not in static}
     devices = list(jax.devices() if devices is None else devices)
-    place = _Placement(executor, jax.make_mesh((len(devices),), ("runs",), (_AUTO,), devices=devices))
+    place = _Placement(
+        executor, jax.make_mesh((len(devices),), ("runs",), (_AUTO,), devices=devices)
+    )
 
-    combinations = list(itertools.product(*static.values()))
+    combinations = [
+        make(**dict(zip(static, map(str, values), strict=True)))
+        for values in itertools.product(*static.values())
+    ]
     parts = []
-    for done, values in enumerate(combinations):
-        one = make(**{name: str(value) for name, value in zip(static, values, strict=True)})
+    for number, one in enumerate(combinations):
+
+        def report(done: int, before: int = number * steps) -> None:
+            progress(before + done, len(combinations) * steps)
+
         chunks = _chunks(steps, chunk, one.stride)
-
-        def report(steps_done: int, before: int = done * steps) -> None:
-            progress(before + steps_done, len(combinations) * steps)
-
         final, trace = _execute(one, traced, chunks, place, report)
         parts.append(_dataset(one, traced, steps, final, trace))
-    ds = _combine(parts, static)
-    ds.attrs |= {"executor": executor, "devices": len(devices), "chunk": chunks[0] * one.stride}
-    return ds.transpose(*axes, "step", ...)
+    ds = _combine(parts, static).transpose(*axes, "step", ...)
+    first = combinations[0]
+    chunk = _chunks(steps, chunk, first.stride)[0] * first.stride
+    return ds.assign_attrs(executor=executor, devices=len(devices), chunk=chunk)
 
 
 class _Placement(NamedTuple):
@@ -156,8 +159,7 @@ def _execute(
     # Runs that do not divide by the devices are filled up with copies of the last one.
     filled = np.minimum(np.arange(-(-runs // place.mesh.size) * place.mesh.size), runs - 1)
     points = {
-        name: jnp.asarray(values.ravel()[filled])
-        for name, values in zip(traced, mesh, strict=True)
+        name: jnp.asarray(values.ravel()[filled]) for name, values in zip(traced, mesh, strict=True)
     }
     advance = {
         records: place(lambda state, records=records: one.advance(state, records))
@@ -202,10 +204,13 @@ def _combine(parts: Sequence["xr.Dataset"], static: Mapping[str, np.ndarray]) ->
         for name in parts[0].coords
     }
     parts = [part.reindex(entries) for part in parts]
-    for name, values in reversed(static.items()):
+    for name, values in reversed(list(static.items())):
         dim = xr.DataArray(values, dims=name, name=name)
         batches = [parts[i : i + len(values)] for i in range(0, len(parts), len(values))]
-        parts = [xr.concat(batch, dim, join="exact", coords="minimal", compat="equals") for batch in batches]
+        parts = [
+            xr.concat(batch, dim, join="exact", coords="minimal", compat="equals")
+            for batch in batches
+        ]
     return parts[0]
 
 
@@ -215,7 +220,9 @@ def _chunks(steps: int, chunk: int | None, stride: int) -> list[int]:
         chunk = stride * max(1, -(-steps // (_CHUNKS * stride)))
     for name, value in (("steps", steps), ("chunk", chunk)):
         if value < 1 or value % stride:
-            raise ValueError(f"{name} must be a positive multiple of the stride {stride}, got {value}")
+            raise ValueError(
+                f"{name} must be a positive multiple of the stride {stride}, got {value}"
+            )
     whole, remainder = divmod(steps, chunk)
     return [chunk // stride] * whole + [remainder // stride] * (remainder > 0)
 

@@ -1,5 +1,6 @@
 """One training run as pure functions of traced rates and a traced seed: one step, one scan."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -41,7 +42,8 @@ class State(NamedTuple):
     diverged_at: Int[Array, ""]
 
 
-class Run(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Run:
     """A run that `sweep` can place anywhere on a grid: pure functions and static descriptions.
 
     Attributes:
@@ -97,17 +99,13 @@ def make_run(
 
     def step(state: State) -> tuple[State, dict[str, Array]]:
         value_and_grad = jax.value_and_grad(loss, has_aux=True)
-        (L, extra), grads = value_and_grad(
-            state.params, state.extra, batch(state.key, state.step)
-        )
+        (L, extra), grads = value_and_grad(state.params, state.extra, batch(state.key, state.step))
         updates, opt_state = rule(state.rates).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         fails_now = ~_finite((L, params)) & (state.diverged_at < 0)
         diverged_at = jnp.where(fails_now, state.step, state.diverged_at)
         spheres = measure.on_spheres(groups, state.params, grads, updates, state.rates.invariant)
-        state = State(
-            params, extra, opt_state, state.key, state.rates, state.step + 1, diverged_at
-        )
+        state = State(params, extra, opt_state, state.key, state.rates, state.step + 1, diverged_at)
         return state, {"loss": L, **spheres}
 
     def window(state: State, _: None) -> tuple[State, dict[str, Array]]:

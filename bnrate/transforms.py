@@ -45,17 +45,20 @@ def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
       ValueError: (in the update) the parameters are not given, or a group does not fit them.
     """
 
-    def init(params: optax.Params) -> optax.EmptyState:
+    def init(params: optax.Params) -> optax.OptState:
         gr.norm2(groups, params)
         return optax.EmptyState()
 
     def update(
-        updates: optax.Updates, state: optax.EmptyState, params: Any = None, **extra_args: Any
-    ) -> tuple[optax.Updates, optax.EmptyState]:
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         del extra_args
         if params is None:
             raise ValueError("keep_norm needs the parameters: call update(updates, state, params)")
-        # w + u times `factor` is w + (factor u + excess w), excess = factor - 1.  Written so, neither
+        # factor (w + u) = w + (factor u + excess w), with excess = factor - 1.  Written so, neither
         # a tiny step nor a huge one loses digits, and rounding does not make the norm drift.
         G = gr.norm2(groups, params)
         growth = (2 * gr.inner(groups, params, updates) + gr.norm2(groups, updates)) / G

@@ -41,7 +41,11 @@ def test_run_prints_tables_and_writes_result_and_pictures(at, capsys, monkeypatc
         assert title in printed
     assert "tuning freedom" in printed
     folder = at / "runs" / "unified-rate"
-    assert sorted(p.name for p in folder.iterdir()) == ["final_loss.png", "results.zarr", "spheres.png"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "final_loss.png",
+        "results.zarr",
+        "spheres.png",
+    ]
     ds = results.load(folder)
     assert cli.report(ds) in printed
     assert list(ds["rate"].values) == [0.1, 10.0]
@@ -63,14 +67,20 @@ def test_run_prints_tables_and_writes_result_and_pictures(at, capsys, monkeypatc
 
 
 BAD = {
-    "experiment": (["run", "unified-rat"], "unknown experiment 'unified-rat'; did you mean 'unified-rate'?"),
+    "experiment": (
+        ["run", "unified-rat"],
+        "unknown experiment 'unified-rat'; did you mean 'unified-rate'?",
+    ),
     "no guess": (["run", "xyz"], "unknown experiment 'xyz'; there are: separate-rates"),
     "data": (["run", "unified-rate", "--data", "cifar"], "unknown data 'cifar'"),
     "negative": (["run", "unified-rate", "--rates", "-1", "1"], "rate -1.0 must be a positive"),
     "nan": (["run", "unified-rate", "--rates", "nan"], "rate nan must be a positive"),
     "empty": (["run", "unified-rate", "--rates"], "rates are empty"),
     "word": (["run", "unified-rate", "--rates", "big"], "--rates"),
-    "batch": (["run", "unified-rate", "--batch", "99999"], "batch size 99999 must lie between 1 and"),
+    "batch": (
+        ["run", "unified-rate", "--batch", "99999"],
+        "batch size 99999 must lie between 1 and",
+    ),
     "out": (["run", "unified-rate", "--out", "/dev/null/x"], "cannot write to '/dev/null/x'"),
     "plot": (["plot", "nowhere"], "no result in 'nowhere'"),
     "command": (["fly"], "fly"),
@@ -116,10 +126,18 @@ def test_interrupted_leaves_nothing(at, monkeypatch):
     assert not list(at.rglob("*.*"))
 
 
-@pytest.mark.parametrize(("flags", "devices"), [("", len(os.sched_getaffinity(0))),
-                                                ("--xla_force_host_platform_device_count=3", 3)])  # fmt: skip
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("flags", "devices"), [("", CORES), ("--xla_force_host_platform_device_count=3", 3)]
+)
 def test_one_device_per_core_unless_told(flags, devices):
-    program = "from bnrate import cli; cli._one_device_per_core(); import jax; print(jax.device_count())"
+    program = (
+        "from bnrate import cli; cli._one_device_per_core(); import jax; print(jax.device_count())"
+    )
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) == devices

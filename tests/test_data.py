@@ -79,7 +79,7 @@ X, Y = arrays()
 NAN = X.copy()
 NAN[3, 2, 1] = np.nan
 BAD_ARRAYS = {
-    "unequal": ((X, Y[:-1]), "x has 50 examples .* y has 49 labels"),
+    "unequal": ((X, Y[:-1]), "x has 50 examples .* y 49 labels"),
     "empty": ((X[:0], Y[:0]), "0 examples"),
     "nan": ((NAN, Y), r"1 values of .*x are not finite .* first at \(3, 2, 1\)"),
     "too large": ((X * 1e300, Y), "not finite numbers in float32"),
@@ -131,7 +131,9 @@ def test_a_file_is_never_unpickled(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 41])
 def test_batch_size_must_fit(size, key):
-    with pytest.raises(ValueError, match=f"batch size {size} must lie between 1 and the 40 training"):
+    with pytest.raises(
+        ValueError, match=f"batch size {size} must lie between 1 and the 40 training"
+    ):
         data.batch(data.from_arrays(X, Y), key, 0, size)
 
 

@@ -23,7 +23,14 @@ def test_the_datasets_axes_and_names(unified):
         "layer0/kernel", "layer1/kernel", "layer2/kernel",
         "norm0/bias+norm0/scale", "norm1/bias+norm1/scale",
     ]  # fmt: skip
-    recorded = {"loss", "norm2", "effective_rate", "spherical_gradient", "angle", "spherical_gradient_whole"}
+    recorded = {
+        "loss",
+        "norm2",
+        "effective_rate",
+        "spherical_gradient",
+        "angle",
+        "spherical_gradient_whole",
+    }
     final = {"final_loss", "test_accuracy", "diverged", "diverged_at"}
     assert set(unified.data_vars) == recorded | final
     assert unified["norm2"].sel(rule=["sgd", "sgd-data-init"]).isnull().all()
@@ -66,7 +73,10 @@ def test_separate_rates_holds_the_rest_at_a_tenth(separate):
 def test_norms_grow_under_sgd_and_stay_under_projection(unified):
     G = unified["norm2"]
     assert (G.sel(rule="sgd-bn").diff("step") >= -1e-5 * G.sel(rule="sgd-bn")).all()
-    assert (G.sel(rule="sgd-bn", rate=10).isel(step=-1) > 1.5 * G.sel(rule="sgd-bn", rate=10).isel(step=0)).all()
+    assert (
+        G.sel(rule="sgd-bn", rate=10).isel(step=-1)
+        > 1.5 * G.sel(rule="sgd-bn", rate=10).isel(step=0)
+    ).all()
     still = G.sel(rule="projected-bn")
     np.testing.assert_allclose(still, np.broadcast_to(still[:, :, :1], still.shape), rtol=1e-5)
 
@@ -103,21 +113,28 @@ def test_final_values_against_a_plain_loop():
 
     losses = []
     for i in range(len(digits.train_y) // 64):
-        x, y = digits.train_x[64 * i : 64 * i + 64], np.asarray(digits.train_y[64 * i : 64 * i + 64])
+        x, y = (
+            digits.train_x[64 * i : 64 * i + 64],
+            np.asarray(digits.train_y[64 * i : 64 * i + 64]),
+        )
         z = forward(x, None)
         losses.append(np.mean(np.log(np.exp(z).sum(1)) - z[np.arange(64), y]))
     np.testing.assert_allclose(final["final_loss"], np.mean(losses), rtol=1e-4)
     predicted = forward(digits.test_x, state.extra["batch_stats"]).argmax(1)
-    np.testing.assert_allclose(final["test_accuracy"], np.mean(predicted == np.asarray(digits.test_y)), atol=0.003)
+    np.testing.assert_allclose(
+        final["test_accuracy"], np.mean(predicted == np.asarray(digits.test_y)), atol=0.003
+    )
 
 
 @pytest.mark.slow
 def test_own_data_and_the_papers_network(tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(60) % 3
-    np.savez(tmp_path / "mine.npz", x=rng.standard_normal((60, 8, 8, 2)) + y[:, None, None, None], y=y)
-    config = Config(data=str(tmp_path / "mine.npz"), model="vgg", width=1, rates=(0.1,), seeds=1, steps=4,
-                    batch=16, stride=2)  # fmt: skip
+    np.savez(
+        tmp_path / "mine.npz", x=rng.standard_normal((60, 8, 8, 2)) + y[:, None, None, None], y=y
+    )
+    own = str(tmp_path / "mine.npz")
+    config = Config(own, "vgg", width=1, rates=(0.1,), seeds=1, steps=4, batch=16, stride=2)
     ds = experiments.generalization(config)
     assert ds["final_loss"].notnull().all()
     assert ds.sizes["group"] == 16 + 15
@@ -160,7 +177,10 @@ BAD = {
     "no steps": ({"steps": 0}, "steps must be at least 1, got 0"),
     "stride": ({"steps": 10, "stride": 3}, "steps 10 must be a multiple of stride 3"),
     "batch of one": ({"batch": 1}, "batch must be at least 2"),
-    "batch too large": ({"batch": 1439}, "batch size 1439 must lie between 1 and the 1438 training"),
+    "batch too large": (
+        {"batch": 1439},
+        "batch size 1439 must lie between 1 and the 1438 training",
+    ),
     "width": ({"width": 0}, "width must be at least 1, got 0"),
     "data": ({"data": "cifar"}, "unknown data 'cifar'"),
 }

@@ -61,7 +61,12 @@ def test_units_are_named_in_order():
         "c/bias+c/scale",
         *(f"d/0+d/1[{i}]" for i in range(5)),
     )
-    assert gr.units(GROUPS.whole(), draw(0)) == ("a/kernel", "b/kernel", "c/bias+c/scale", "d/0+d/1")
+    assert gr.units(GROUPS.whole(), draw(0)) == (
+        "a/kernel",
+        "b/kernel",
+        "c/bias+c/scale",
+        "d/0+d/1",
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -82,7 +87,9 @@ def test_tangent_is_orthogonal_idempotent_and_removes_only_the_radial_part(seed)
     t = gr.tangent(GROUPS, w, v)
     size = jnp.sqrt(gr.norm2(GROUPS, w) * gr.norm2(GROUPS, v))
     assert jnp.all(jnp.abs(gr.inner(GROUPS, w, t)) < 1e-5 * size)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), gr.tangent(GROUPS, w, t), t)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), gr.tangent(GROUPS, w, t), t
+    )
     for x, y, z in zip(by_hand(w), by_hand(v), by_hand(t), strict=True):
         np.testing.assert_allclose(y - z, x * (x @ y) / (x @ x), atol=1e-4)
     np.testing.assert_array_equal(t["free"], v["free"])
@@ -176,7 +183,10 @@ def test_json_reads_back_and_reads_well():
 
 
 BAD_TREES = {
-    "missing": ([Member("a/kernl")], "'a/kernl' of a group is not in the tree, which has 'a/kernel'"),
+    "missing": (
+        [Member("a/kernl")],
+        "'a/kernl' of a group is not in the tree, which has 'a/kernel'",
+    ),
     "rank": ([Member("b/bias", 1)], "'b/bias' has rank 1, so it has no unit axis 1"),
     "lengths": ([Member("a/kernel", 0), Member("b/bias", 0)], r"differ in length .*'a/kernel': 3"),
 }
@@ -201,8 +211,14 @@ def test_factors_must_be_one_per_unit():
 
 
 BAD_VALUES = {
-    "twice": (lambda: Groups([Group([Member("x")]), Group([Member("x", 0)])]), "leaf 'x' is named 2 t"),
-    "twice in one": (lambda: Groups([Group([Member("x"), Member("x")])]), "leaf 'x' is named 2 times"),
+    "twice": (
+        lambda: Groups([Group([Member("x")]), Group([Member("x", 0)])]),
+        "leaf 'x' is named 2 t",
+    ),
+    "twice in one": (
+        lambda: Groups([Group([Member("x"), Member("x")])]),
+        "leaf 'x' is named 2 times",
+    ),
     "empty": (lambda: Group([]), "at least one member"),
     "mixed": (lambda: Group([Member("x", 0), Member("y")]), r"group 'x\+y' mixes members"),
     "negative": (lambda: Member("x", -1), "axis -1 of leaf 'x' is negative; count from the front"),

@@ -48,7 +48,7 @@ def two_norms(p, x):
 
 
 def per_channel(p, x):
-    """(scale, bias) -> ReLU -> normalisation of each channel by itself: invariant index by index."""
+    """(scale, bias) -> ReLU -> normalisation of each channel by itself: invariant by index."""
     h = standardise(x, 0) * p["n"]["scale"][None] + p["n"]["bias"][None]
     return mse(jnp.tanh(standardise(nn.relu(h), 0)) @ p["head"])
 
@@ -81,7 +81,9 @@ CASES = {
     "layer norm: only the whole matrix": (
         lambda p, x: batch_norm_net(p, x, axis=1), NET, ones("kernel"),
     ),
-    "eps 1e-5: forgiven": (lambda p, x: batch_norm_net(p, x, eps=1e-5), NET, ones("kernel", axis=1)),
+    "eps 1e-5: forgiven": (
+        lambda p, x: batch_norm_net(p, x, eps=1e-5), NET, ones("kernel", axis=1),
+    ),
     "eps 1: not": (lambda p, x: batch_norm_net(p, x, eps=1.0), NET, []),
     "bias without effect": (shift_net, {**NET, "bias": jnp.zeros(7)}, ones("kernel", axis=1)),
     "two norms: the first jointly, the last not": (
@@ -94,7 +96,9 @@ CASES = {
     ),
     "no normalisation": (plain, NET, []),
     "weight decay": (decayed, NET, []),
-    "small influence is influence": (unnormalised_sum, {"v": array(2, 5), "w": array(3, 9)}, ones("v")),
+    "small influence is influence": (
+        unnormalised_sum, {"v": array(2, 5), "w": array(3, 9)}, ones("v"),
+    ),
 }  # fmt: skip
 
 
@@ -115,7 +119,10 @@ def test_exact_invariance_is_exact_and_epsilon_is_not():
     assert exact.groups == Groups(ones("kernel", axis=1))
     assert exact.verdicts[1].euler < 1e-13
     assert exact.verdicts[1].scaling < 1e-13
-    assert detect(lambda p, x: batch_norm_net(p, x, eps=1e-5), NET, X, tolerance=1e-9).groups == Groups()
+    assert (
+        detect(lambda p, x: batch_norm_net(p, x, eps=1e-5), NET, X, tolerance=1e-9).groups
+        == Groups()
+    )
 
 
 def test_joint_groups_are_not_single_ones():
@@ -147,9 +154,11 @@ def test_every_batch_must_agree():
     assert detect(loss, NET, X, off, batches=[(X, on)]).groups == Groups()
 
 
-@pytest.mark.parametrize("model", [models.MLP((8, 6), 4), models.VGG(4, width=2)], ids=["mlp", "vgg"])
+@pytest.mark.parametrize(
+    "model", [models.MLP((8, 6), 4), models.VGG(4, width=2)], ids=["mlp", "vgg"]
+)
 def test_networks(model, key):
-    """With BatchNorm every kernel by output channel, and all (scale, bias) but the last; else none."""
+    """With BatchNorm each kernel by output channel, all (scale, bias) but the last; else none."""
     images, labels = array(5, 16, 4, 4, 1), jnp.arange(16) % 4
 
     def groups_of(model):
@@ -157,7 +166,9 @@ def test_networks(model, key):
         params = variables.pop("params")
 
         def loss(params, extra, x, y):
-            logits, extra = model.apply({"params": params, **extra}, x, train=True, mutable=list(extra))
+            logits, extra = model.apply(
+                {"params": params, **extra}, x, train=True, mutable=list(extra)
+            )
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), extra
 
         return detect(loss, params, variables, images, labels).groups, params

@@ -63,7 +63,9 @@ def faults(room: str, source: str) -> list[str]:
 
 def modules() -> dict[Path, str]:
     """The room of every file."""
-    return {path: path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")}
+    return {
+        path: path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")
+    }
 
 
 def test_table_lists_the_rooms_that_exist():

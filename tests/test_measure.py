@@ -34,7 +34,9 @@ def test_against_numpy():
     G = np.array([w @ w for w in W])
     spherical = np.array([np.linalg.norm(w) * np.linalg.norm(d) for w, d in zip(W, D, strict=True)])
     stepped = [w - 0.3 * d for w, d in zip(W, D, strict=True)]
-    cosines = [w @ v / np.linalg.norm(w) / np.linalg.norm(v) for w, v in zip(W, stepped, strict=True)]
+    cosines = [
+        w @ v / np.linalg.norm(w) / np.linalg.norm(v) for w, v in zip(W, stepped, strict=True)
+    ]
     np.testing.assert_allclose(got["norm2"], G, rtol=1e-5)
     np.testing.assert_allclose(got["effective_rate"], 0.3 / G, rtol=1e-5)
     np.testing.assert_allclose(got["spherical_gradient"], spherical, rtol=1e-5)

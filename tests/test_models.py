@@ -82,7 +82,9 @@ def test_data_dependent_initialisation(name, x, key):
     params = models.data_dependent(model, key, x)
     logits, seen = model.apply({"params": params}, x, train=True, capture_intermediates=True)
     outputs = [
-        seen["intermediates"][f"layer{i}"]["__call__"][0].reshape(-1, params[f"layer{i}"]["bias"].size)
+        seen["intermediates"][f"layer{i}"]["__call__"][0].reshape(
+            -1, params[f"layer{i}"]["bias"].size
+        )
         for i in range(LAYERS[name])
     ]
     for output in outputs:

@@ -21,7 +21,9 @@ def ds():
     shape = (2, 4, 3, 3, 2)
     names = ("rule", "rate", "seed", "step", "group")
     G = np.arange(1, np.prod(shape) + 1, dtype=float).reshape(shape)
-    return ds.assign(norm2=(names, G), effective_rate=(names, 1 / G)).assign_coords(group=["k", "n"])
+    return ds.assign(norm2=(names, G), effective_rate=(names, 1 / G)).assign_coords(
+        group=["k", "n"]
+    )
 
 
 def line(ax, label):
@@ -49,7 +51,9 @@ def test_the_band_reaches_from_lowest_to_highest(ds):
 
 def test_diverged_runs_are_marked_and_end_the_line(ds):
     ax = plots.plot_final(ds)
-    np.testing.assert_allclose(line(ax, "PROJECTED-BN").get_ydata(), [0.3, 0.2, 3.0, NAN], rtol=1e-6)
+    np.testing.assert_allclose(
+        line(ax, "PROJECTED-BN").get_ydata(), [0.3, 0.2, 3.0, NAN], rtol=1e-6
+    )
     assert crosses(ax) == [[1.0, 10.0]]
     assert "a run diverged" in [text.get_text() for text in ax.get_legend().get_texts()]
 

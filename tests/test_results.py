@@ -72,7 +72,9 @@ def test_a_result_is_replaced_only_when_told(tmp_path):
     folder, other = tmp_path / "result", dataset([[[1.0]] * 4])
     with results.writing(folder) as scratch:
         results.save(DS, scratch)
-    refused = pytest.raises(ValueError, match="holds a result; choose another folder, or say to over")
+    refused = pytest.raises(
+        ValueError, match="holds a result; choose another folder, or pass overw"
+    )
     with refused, results.writing(folder):
         raise AssertionError
     xr.testing.assert_identical(results.load(folder), DS)
@@ -110,7 +112,9 @@ def test_provenance_says_what_was_run():
     assert attrs["platform"] == "cpu"
     assert attrs["command"] == " ".join(sys.argv)
     assert {"bnrate", "jax", "jaxlib", "flax", "optax", "python", "device", "git"} <= set(attrs)
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     if revision.returncode == 0:
         assert attrs["git"].removesuffix("-dirty") == revision.stdout.strip()
 

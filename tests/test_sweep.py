@@ -23,7 +23,10 @@ class Quadratic:
 
     def init(self, point):
         self.inits += 1
-        return {"w": jnp.full(len(self.names), point["start"].astype(jnp.float32)), "rate": point["rate"]}
+        return {
+            "w": jnp.full(len(self.names), point["start"].astype(jnp.float32)),
+            "rate": point["rate"],
+        }
 
     def advance(self, state, records):
         def step(state, _):
@@ -76,7 +79,9 @@ def test_entries_that_a_combination_lacks_are_nan():
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_runs_that_do_not_divide_by_the_devices(n):
     ds = sweep.run(Quadratic, {"rate": np.linspace(0.1, 0.5, n), "start": [1]}, steps=2)
-    np.testing.assert_allclose(ds["final"].squeeze(), (1 - np.linspace(0.1, 0.5, n)) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        ds["final"].squeeze(), (1 - np.linspace(0.1, 0.5, n)) ** 2, rtol=1e-5
+    )
 
 
 def test_one_compilation_per_static_combination():
@@ -86,7 +91,11 @@ def test_one_compilation_per_static_combination():
         made[rule] = Quadratic(rule)
         return made[rule]
 
-    sweep.run(make, {"rule": ["plain", "double"], "rate": np.linspace(0.1, 1, 9), "start": [1, 2]}, steps=4)
+    sweep.run(
+        make,
+        {"rule": ["plain", "double"], "rate": np.linspace(0.1, 1, 9), "start": [1, 2]},
+        steps=4,
+    )
     assert {rule: run.inits for rule, run in made.items()} == {"plain": 1, "double": 1}
 
 

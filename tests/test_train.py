@@ -8,7 +8,6 @@ import optax
 import pytest
 
 from bnrate import data, experiments, invariance, models, train, transforms
-from bnrate import groups as gr
 from bnrate.groups import Group, Groups, Member
 from bnrate.train import Rates
 
@@ -16,7 +15,9 @@ GROUPS = Groups([Group([Member("w")])])
 
 
 def sgd(rates):
-    return transforms.by_group(GROUPS, invariant=optax.sgd(rates.invariant), rest=optax.sgd(rates.rest))
+    return transforms.by_group(
+        GROUPS, invariant=optax.sgd(rates.invariant), rest=optax.sgd(rates.rest)
+    )
 
 
 def quotient(params, extra, batch):
@@ -49,7 +50,9 @@ def test_a_run_is_the_loop_that_one_would_write():
     w, b = jax.random.normal(params_key, (3,)), jnp.float32(1)
     for t in range(6):
         x = jax.random.uniform(jax.random.fold_in(batch_key, t), (3,))
-        L, (dw, db) = jax.value_and_grad(lambda w, b, x=x: quotient({"w": w, "b": b}, 0, x)[0], (0, 1))(w, b)
+        L, (dw, db) = jax.value_and_grad(
+            lambda w, b, x=x: quotient({"w": w, "b": b}, 0, x)[0], (0, 1)
+        )(w, b)
         np.testing.assert_allclose(trace["loss"][t], L, rtol=1e-5)
         np.testing.assert_allclose(trace["norm2"][t], [w @ w], rtol=1e-5)
         np.testing.assert_allclose(trace["effective_rate"][t], [0.3 / (w @ w)], rtol=1e-5)

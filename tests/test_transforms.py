@@ -166,7 +166,9 @@ def test_the_norm_does_not_drift_over_many_small_steps(key):
     tx, params = keep_norm(1e-4), tree(0)
 
     def body(params, k):
-        grads = gr.tangent(GROUPS, params, jax.tree.map(lambda p: jax.random.normal(k, p.shape), params))
+        grads = gr.tangent(
+            GROUPS, params, jax.tree.map(lambda p: jax.random.normal(k, p.shape), params)
+        )
         return step(tx, params, grads)[0], None
 
     end, _ = jax.lax.scan(body, params, jax.random.split(key, 5000))

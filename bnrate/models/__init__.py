@@ -5,8 +5,8 @@ that with BatchNorm every kernel is scale-invariant.  All weights are Glorot-uni
 """
 
 from bnrate.models.initial import data_dependent
-from bnrate.models.mlp import MLP
 from bnrate.models.layers import BatchNorm
+from bnrate.models.mlp import MLP
 from bnrate.models.vgg import VGG
 
 __all__ = ["MLP", "VGG", "BatchNorm", "data_dependent"]

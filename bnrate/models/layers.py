@@ -44,7 +44,13 @@ class BatchNorm(nn.Module):
 
 
 def normalised(
-    layer: type[nn.Module], i: int, features: int, norm: Norm | None, x: Array, train: bool, **kwargs
+    layer: type[nn.Module],
+    i: int,
+    features: int,
+    norm: Norm | None,
+    x: Array,
+    train: bool,
+    **kwargs,
 ) -> Array:
     """`layer{i}` and then `norm{i}`, inside a compact module.
 

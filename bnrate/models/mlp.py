@@ -23,7 +23,9 @@ class MLP(nn.Module):
     activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch ..."], *, train: bool) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Float[Array, "batch ..."], *, train: bool
+    ) -> Float[Array, "batch classes"]:
         """Logits; images are flattened."""
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate((*self.widths, self.classes)):
