@@ -1,9 +1,9 @@
 """The paper's experiments, one function per figure (Arora, Li & Lyu, ICLR 2019).
 
 >>> config = Config(rates=(0.1, 10.0), seeds=1, steps=20, batch=64, width=16)
->>> ds = unified_rate(config)
->>> dict(ds.sizes)["rule"], list(ds.rule.values)
-(4, ['sgd-bn', 'projected-bn', 'sgd', 'sgd-data-init'])
+>>> ds = separate_rates(config)
+>>> ds.title.values.tolist()
+['SGD, BN', 'projected SGD, BN']
 """
 
 import dataclasses

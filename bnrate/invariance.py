@@ -8,7 +8,7 @@ module, and for each index along an axis.  This is evidence, not a proof.
     >>> import jax.numpy as jnp
     >>> def loss(params, x, y):
     ...     h = x @ params["kernel"]
-    ...     h = (h - h.mean(0)) / h.std(0)
+    ...     h = (h - h.mean(0, keepdims=True)) / h.std(0, keepdims=True)
     ...     return jnp.mean((h @ params["head"] - y) ** 2)
     >>> key = jax.random.key(0)
     >>> params = {"kernel": jax.random.normal(key, (3, 4)), "head": jnp.ones(4)}

@@ -6,7 +6,7 @@ compilation per rate or seed.  Axes of strings are static: the run is made anew 
     >>> import jax.numpy as jnp
     >>> class Quadratic:
     ...     stride, dims, coords = 1, {"loss": ()}, {}
-    ...     def init(self, point): return {"w": point["start"], "rate": point["rate"]}
+    ...     def init(self, point): return {"w": 1 + 0 * point["rate"], "rate": point["rate"]}
     ...     def advance(self, s, records):
     ...         def step(s, _): return {**s, "w": s["w"] * (1 - s["rate"])}, {"loss": s["w"] ** 2}
     ...         return jax.lax.scan(step, s, length=records)

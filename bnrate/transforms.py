@@ -9,7 +9,7 @@ Both are plain optax: compose them with `optax.chain`, wrap them, feed them to a
     >>> params = {"kernel": jnp.array([3., 4.]), "bias": jnp.array([1.])}
     >>> updates, _ = tx.update(params, tx.init(params), params)
     >>> updates
-    {'bias': Array([-0.01], dtype=float32), 'kernel': Array([-0.90000004, -1.2], dtype=float32)}
+    {'bias': Array([-0.01], dtype=float32), 'kernel': Array([-0.90000004, -1.2       ], dtype=float32)}
 """
 
 from typing import Any

@@ -35,12 +35,12 @@ def test_list_names_each_experiment(capsys):
 
 
 def test_run_prints_tables_and_writes_result_and_pictures(at, capsys, monkeypatch):
-    cli.main(["run", "unified-rate", *TINY])
+    cli.main(["run", "separate-rates", *TINY])
     printed = capsys.readouterr().out
-    for title in ("setting 1: SGD, BN", "setting 2: projected SGD, BN", "setting 3b: SGD, data"):
+    for title in ("setting 1: SGD, BN", "setting 2: projected SGD, BN"):
         assert title in printed
     assert "tuning freedom" in printed
-    folder = at / "runs" / "unified-rate"
+    folder = at / "runs" / "separate-rates"
     assert sorted(p.name for p in folder.iterdir()) == [
         "final_loss.png",
         "results.zarr",
@@ -48,17 +48,17 @@ def test_run_prints_tables_and_writes_result_and_pictures(at, capsys, monkeypatc
     ]
     ds = results.load(folder)
     assert cli.report(ds) in printed
-    assert list(ds["rate"].values) == [0.1, 10.0]
+    assert list(ds["rate_invariant"].values) == [0.1, 10.0]
     row = next(line.split() for line in printed.splitlines() if line.split()[:1] == ["10"])
-    run = ds.sel(rule="sgd-bn", rate=10)
+    run = ds.sel(rule="sgd-bn", rate_invariant=10)
     assert float(row[1]) == pytest.approx(run["final_loss"].item(), rel=0.01)
     assert float(row[4].rstrip("%")) == pytest.approx(100 * run["test_accuracy"].item(), abs=0.1)
     assert row[5] == "0/1"
 
-    assert "holds a result" in fails(capsys, "run", "unified-rate", *TINY)
+    assert "holds a result" in fails(capsys, "run", "separate-rates", *TINY)
     other = ds.assign(final_loss=ds["final_loss"] + 1)
-    monkeypatch.setitem(experiments.EXPERIMENTS, "unified-rate", lambda config, progress: other)
-    cli.main(["run", "unified-rate", "--overwrite"])
+    monkeypatch.setitem(experiments.EXPERIMENTS, "separate-rates", lambda config, progress: other)
+    cli.main(["run", "separate-rates", "--overwrite"])
     assert results.load(folder).identical(other)
 
     (folder / "spheres.png").unlink()

@@ -1,11 +1,12 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrate import data, experiments, results
+from bnrate import data, experiments, results, sweep
 from bnrate.experiments import Config
 
 SMALL = Config(rates=(0.1, 10.0), seeds=2, steps=20, batch=64, width=12, stride=5)
@@ -68,6 +69,14 @@ def test_separate_rates_holds_the_rest_at_a_tenth(separate):
     assert list(ds["rule"].values) == ["sgd-bn", "projected-bn"]
     rates = (ds["effective_rate"] * ds["norm2"]).isel(rate_rest=0)
     np.testing.assert_allclose(rates.transpose(..., "rate_invariant")[..., 1], 10, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_generalization_is_the_unified_rate_with_normalisation(unified):
+    ds = experiments.generalization(SMALL)
+    assert ds.attrs["experiment"] == "generalization"
+    both = unified.sel(rule=["sgd-bn", "projected-bn"])
+    np.testing.assert_array_equal(ds["test_accuracy"], both["test_accuracy"])
 
 
 def test_norms_grow_under_sgd_and_stay_under_projection(unified):
@@ -135,11 +144,10 @@ def test_own_data_and_the_papers_network(tmp_path):
     )
     own = str(tmp_path / "mine.npz")
     config = Config(own, "vgg", width=1, rates=(0.1,), seeds=1, steps=4, batch=16, stride=2)
-    ds = experiments.generalization(config)
+    make = functools.partial(experiments.setting_run, config, data.load(own))
+    ds = sweep.run(make, {"rule": ["sgd-bn"], "rate": [0.1, 10.0], "seed": [0]}, steps=4)
     assert ds["final_loss"].notnull().all()
     assert ds.sizes["group"] == 16 + 15
-    assert ds.attrs["experiment"] == "generalization"
-    assert list(ds["rule"].values) == ["sgd-bn", "projected-bn"]
 
 
 @pytest.mark.slow

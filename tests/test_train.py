@@ -186,17 +186,21 @@ def precision(request):
         yield request.param, {jnp.float32: 3e-6, jnp.float64: 1e-14}[request.param]
 
 
-def trace_of(run, rate, dtype, steps=150):
-    p = {"rate_invariant": jnp.asarray(rate, dtype), "rate_rest": jnp.asarray(0.1, dtype)}
-    return jax.jit(lambda: run.advance(run.init({**p, "seed": jnp.int32(1)}), steps)[1])()
+def traces_of(run, dtype, steps=150):
+    """One trace for each of three rates, far apart."""
+
+    @jax.jit
+    def trace_of(rate):
+        rates = {"rate_invariant": rate, "rate_rest": jnp.asarray(0.1, dtype)}
+        return run.advance(run.init({**rates, "seed": jnp.int32(1)}), steps)[1]
+
+    return [(rate, trace_of(jnp.asarray(rate, dtype))) for rate in (0.01, 1.0, 100.0)]
 
 
 def test_the_ledger_holds_on_a_real_network(precision):
     """G+ = G + eta^2 |spherical gradient|^2 / G, unit by unit; so no norm ever falls."""
     dtype, rounding = precision
-    run = digits_run(False, dtype)
-    for rate in (0.01, 1.0, 100.0):
-        trace = trace_of(run, rate, dtype)
+    for rate, trace in traces_of(digits_run(False, dtype), dtype):
         G, spherical = np.asarray(trace["norm2"]), np.asarray(trace["spherical_gradient"])
         after = G[:-1] + rate**2 * spherical[:-1] ** 2 / G[:-1]
         np.testing.assert_allclose(G[1:], after, rtol=rounding)
@@ -207,7 +211,6 @@ def test_the_ledger_holds_on_a_real_network(precision):
 
 def test_projection_stops_the_ledger_on_a_real_network(precision):
     dtype, rounding = precision
-    run = digits_run(True, dtype)
-    for rate in (0.01, 1.0, 100.0):
-        G = np.asarray(trace_of(run, rate, dtype)["norm2"])
+    for _, trace in traces_of(digits_run(True, dtype), dtype):
+        G = np.asarray(trace["norm2"])
         np.testing.assert_allclose(G, np.broadcast_to(G[0], G.shape), rtol=20 * rounding)
