@@ -3,7 +3,6 @@
 A sweep takes any run (see `Run`) and knows nothing of training.  Axes of numbers are traced: no
 compilation per rate or seed.  Axes of strings are static: the run is made anew for each value.
 
-    >>> import jax.numpy as jnp
     >>> class Quadratic:
     ...     stride, dims, coords = 1, {"loss": ()}, {}
     ...     def init(self, point): return {"w": 1 + 0 * point["rate"], "rate": point["rate"]}
@@ -11,9 +10,9 @@ compilation per rate or seed.  Axes of strings are static: the run is made anew 
     ...         def step(s, _): return {**s, "w": s["w"] * (1 - s["rate"])}, {"loss": s["w"] ** 2}
     ...         return jax.lax.scan(step, s, length=records)
     ...     def finish(self, s): return {"final": s["w"] ** 2}
-    >>> ds = run(lambda: Quadratic(), {"rate": [0.5, 1.0], "start": [1, 2, 3]}, steps=4)
-    >>> dict(ds.sizes)
-    {'rate': 2, 'start': 3, 'step': 4}
+    >>> ds = run(Quadratic, {"rate": [0.5, 1.0, 3.0]}, steps=4)
+    >>> ds["loss"].dims, ds["final"].values.tolist()
+    (('rate', 'step'), [0.00390625, 0.0, 256.0])
 """
 
 import functools
