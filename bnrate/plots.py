@@ -105,7 +105,7 @@ def plot_trace(
     for one, color in zip(chosen, shades, strict=True):
         trace = ds[name].sel(of).isel({rate: one})
         value = float(ds[rate][one])
-        ax.plot(ds["step"] + 1, trace, color=color, linewidth=1.2, label=f"{value:.3g}")
+        ax.plot(ds["step"] + 1, trace, ".-", ms=3, lw=1.2, color=color, label=f"{value:.3g}")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("step, counted from 1")

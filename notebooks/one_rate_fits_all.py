@@ -13,11 +13,11 @@
 # %% [markdown]
 # # One rate fits all
 #
-# A weight that batch normalisation follows is *scale-invariant*: multiply it by any $c > 0$ and the
-# loss stays the same. So the gradient is orthogonal to it, every step lengthens it, and its
+# A weight that batch normalisation follows is *scale-invariant*: multiply it by any $c > 0$ and
+# the loss stays the same. So the gradient is orthogonal to it, every step lengthens it, and its
 # *effective rate* $\eta / |w|^2$ falls by itself until it is right. This notebook shows that on
-# real digits, after Arora, Li & Lyu, *Theoretical Analysis of Auto Rate-Tuning by Batch Normalization*
-# (ICLR 2019). It takes about two minutes on two cores.
+# real digits, after Arora, Li & Lyu, *Theoretical Analysis of Auto Rate-Tuning by Batch
+# Normalization* (ICLR 2019). It takes about two minutes on two cores.
 
 # %%
 import importlib.util
