@@ -21,36 +21,39 @@
 
 # %%
 import importlib.util
-import os
 
 if importlib.util.find_spec("bnrate") is None:  # on Colab
     get_ipython().run_line_magic("pip", "install -q 'bnrate[plot,data]'")
 
+# %%
 import functools
+import os
 
 import jax
 
 from bnrate import data, experiments, invariance, models, plots, results
 
-smoke = bool(os.environ.get("BNRATE_SMOKE"))  # a run of seconds, to check the notebook itself
-if jax.default_backend() == "cpu":
-    print("on", jax.device_count(), "CPU device; set jax_num_cpu_devices to use every core")
+jax.config.update("jax_num_cpu_devices", os.cpu_count())  # runs are spread over all devices
 
 # %% [markdown]
 # ## Which parameters are scale-invariant?
 #
-# A network with BatchNorm after each layer. `detect` tries it: is the gradient orthogonal, does the
-# loss stay the same? Each output channel of each kernel may be scaled alone. Scale and bias of a
-# BatchNorm may be scaled *together*, unless it is the last.
+# A network with BatchNorm after each layer.
 
 # %%
 digits = data.load("digits")
-batch = data.batch(digits, jax.random.key(0), step=0, size=128)
 model = models.MLP((128, 128), digits.classes, models.BatchNorm)
+batch = data.batch(digits, jax.random.key(0), step=0, size=128)
 params, moments = experiments.initial(model, jax.random.key(1), batch[0])
+
+# %% [markdown]
+# `detect` tries it: is the gradient orthogonal, does the loss stay the same? Each output channel of
+# each kernel may be scaled alone. Scale and bias of a BatchNorm may be scaled *together*, unless it
+# is the last.
+
+# %%
 loss = functools.partial(experiments.cross_entropy, model)
-found = invariance.detect(loss, params, moments, batch)
-print(found)
+print(invariance.detect(loss, params, moments, batch))
 
 # %% [markdown]
 # ## Seventeen rates over four decades
@@ -61,8 +64,10 @@ print(found)
 
 # %%
 config = experiments.Config(seeds=1)
-if smoke:
+if os.environ.get("BNRATE_SMOKE"):  # a run of seconds, to check the notebook itself
     config = experiments.Config(rates=(0.1, 10.0), seeds=1, steps=20, width=16)
+
+# %%
 ds = experiments.unified_rate(config)
 
 # %%
@@ -77,17 +82,11 @@ results.tuning_freedom(ds, 0.2)["decades_mean"].to_series()
 # %% [markdown]
 # ## Why it works
 #
-# The squared norm grows until the effective rate fits. Whatever the rate at the start, the large
-# ones end low.
+# Under SGD the squared norm grows until the effective rate fits, so that even the largest rates end
+# low. Projection holds the norm, and with it the effective rate: what was too high stays too high.
 
 # %%
-plots.plot_trace(ds, "effective_rate", "sgd-bn").figure
-
-# %% [markdown]
-# Projection keeps the norm, so the effective rate stays where the user put it: too high.
-
-# %%
-plots.plot_trace(ds, "effective_rate", "projected-bn").figure
+plots.figures(ds)["spheres"]
 
 # %% [markdown]
 # ## Only the rest needs a tuned rate
