@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Run:
       overwrite: Replace a result that is there.
     """
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     config: tyro.conf.OmitArgPrefixes[experiments.Config] = dataclasses.field(
         default_factory=experiments.Config
     )
@@ -57,10 +57,10 @@ class Plot:
     """Draw the pictures of a result again.
 
     Attributes:
-      folder: What `bnrate run` wrote.
+      folder: What `bnrate run` wrote, for example runs/unified-rate.
     """
 
-    folder: tyro.conf.Positional[str]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -108,11 +108,14 @@ def _run(command: Run) -> None:
 
 def report(ds: "xr.Dataset") -> str:
     """A table per setting, and how far off the rate may be."""
-    ds = results.squeezed(ds)
+    ds = results.curves(ds)
     rate = results.rate_dim(ds)
     loss, accuracy = (results.over_seeds(ds, name) for name in ("final_loss", "test_accuracy"))
     seeds = ds.sizes["seed"]
-    lines = [f"{ds.attrs['experiment']}: {seeds} seeds; medians, and loss from lowest to highest"]
+    lines = [
+        f"{ds.attrs['experiment']}, {seeds} seed{'s' * (seeds > 1)}: the median final training loss, "
+        "lowest and highest, and the median test accuracy"
+    ]
     for rule in ds["rule"].values:
         setting = ds.sel(rule=rule)
         lines += ["", f"setting {setting['setting'].item()}: {setting['title'].item()}"]
@@ -138,7 +141,8 @@ def _freedom(ds: "xr.Dataset") -> Iterator[str]:
         one = freedom.sel(rule=rule)
         title = ds["title"].sel(rule=rule).item()
         mean, low, high = (one[f"decades_{of}"].item() for of in ("mean", "min", "max"))
-        yield f"  {title:26} {mean:.2f}  (seeds: {low:.2f} to {high:.2f})"
+        spread = f"{mean:.2f}  (seeds: {low:.2f} to {high:.2f})"
+        yield f"  {title:26} {'no rate' if one['low'].isnull().all() else spread}"
 
 
 def _draw(ds: "xr.Dataset", folder: Path) -> list[Path]:

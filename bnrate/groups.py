@@ -248,13 +248,16 @@ def _path(keys: Any) -> str:
 
 def _check(groups: Groups, tree: PyTree) -> dict[str, Any]:
     """The members' leaves by path, after a check that each is there and has its unit axis."""
+    if not isinstance(groups, Groups):
+        raise TypeError(f"expected Groups, got {type(groups).__name__}; detect's are in .groups")
     everything = leaves(tree)
     for member in itertools.chain.from_iterable(group.members for group in groups):
         if member.path not in everything:
             known = ", ".join(f"'{path}'" for path in list(everything)[:8]) or "no leaves at all"
             more = ", ..." if len(everything) > 8 else ""
             raise ValueError(
-                f"leaf '{member.path}' of a group is not in the tree, which has {known}{more}"
+                f"leaf '{member.path}' of a group is not in the tree, which has {known}{more}; "
+                "use the tree in which the groups were found"
             )
         leaf = everything[member.path]
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):

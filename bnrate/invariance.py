@@ -65,9 +65,11 @@ class Detection:
     def __str__(self) -> str:
         rows = [("leaves", "unit axis", "verdict", "euler", "scaling")]
         for v in self.verdicts:
-            axes = ",".join("-" if m.axis is None else str(m.axis) for m in v.group.members)
+            axes = ",".join(str(m.axis) for m in v.group.members if m.axis is not None) or "-"
             scaling = "" if np.isnan(v.scaling) else f"{v.scaling:.1e}"
-            rows.append((v.group.name, axes, v.kind, f"{v.euler:.1e}", scaling))
+            jointly = v.kind == REST and v.group.name in self.groups.paths
+            kind = "only jointly" if jointly else v.kind
+            rows.append((v.group.name, axes, kind, f"{v.euler:.1e}", scaling))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
         return "\n".join(lines)
@@ -84,10 +86,15 @@ def detect(
 ) -> Detection:
     """Find the scale-invariant groups of a loss by trying.
 
+    Give it the loss as it is trained, with batch statistics, but without weight decay, which is not
+    scale-invariant.  A model that sets its own dtype computes in that, with its rounding: in bfloat16
+    everything may come out as rest, so try a float32 copy.
+
     Args:
       loss: `loss(params, *args)`, a scalar or a tuple that begins with one (then the rest is
         ignored).
-      params: any tree of floating arrays; only their shapes and rough sizes matter.
+      params: any tree of floating arrays, the one that the optimiser gets (of flax,
+        `variables["params"]`); only their shapes and rough sizes matter.
       *args: what the loss takes besides: a batch, say.
       batches: more tuples of such arguments; every one must agree.
       draws: random points near `params` (each leaf jittered by 0.3 of its size), so that a bias of

@@ -38,7 +38,7 @@ def on_spheres(
 
     Returns:
       norm2: G = |w|^2.
-      effective_rate: eta / G.
+      effective_rate: eta / G, that of plain (S)GD; under other rules the angle says more.
       spherical_gradient: |w| |grad|, the norm of the gradient at w / |w|.
       angle: between w and w + update, in radians.
       spherical_gradient_whole: over all units and the rest, the norm that the theorems bound.

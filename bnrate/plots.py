@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
 _RATE_LABELS = {
-    "rate": "learning rate, of all parameters",
-    "rate_invariant": "learning rate, of the scale-invariant parameters",
+    "rate": "learning rate of all parameters",
+    "rate_invariant": "learning rate of the scale-invariant parameters",
 }
 _FINAL_LABELS = {"final_loss": "final training loss", "test_accuracy": "test accuracy"}
 _FLOOR = 1e-8  # losses from here to 1 / here are shown
@@ -43,7 +43,7 @@ def plot_final(ds: "xr.Dataset", name: str = "final_loss", ax: "Axes | None" = N
       name: `final_loss` (on a log axis) or `test_accuracy`.
       ax: where to draw; default a new figure.
     """
-    ax, ds = _axes(ax), results.squeezed(ds)
+    ax, ds = _axes(ax), results.curves(ds)
     rate = results.rate_dim(ds)
     values = results.over_seeds(ds, name)
     bottom, top = (0.0, 1.0) if name == "test_accuracy" else _log_limits(ds[name].values)
@@ -95,11 +95,13 @@ def plot_trace(
     """
     import matplotlib  # noqa: PLC0415
 
-    ax, ds = _axes(ax), results.squeezed(ds)
+    ax, ds = _axes(ax), results.curves(ds)
     rate = results.rate_dim(ds)
     of = {"rule": rule, "seed": ds["seed"].values[0] if seed is None else seed}
+    title = str(ds["title"].sel(rule=rule).item())
     if "group" in ds[name].dims:
         of["group"] = ds["group"].values[0] if group is None else group
+        title += f": {of['group']}"
     chosen = np.unique(np.linspace(0, ds.sizes[rate] - 1, lines).round().astype(int))
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(chosen)))
     for one, color in zip(chosen, shades, strict=True):
@@ -110,7 +112,7 @@ def plot_trace(
     ax.set_yscale("log")
     ax.set_xlabel("step, counted from 1")
     ax.set_ylabel(_TRACE_LABELS[name])
-    ax.set_title(str(ds["title"].sel(rule=rule).item()), fontsize="medium")
+    ax.set_title(title, fontsize="medium")
     ax.grid(alpha=0.25)
     ax.legend(
         title="rate", frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)
@@ -120,7 +122,8 @@ def plot_trace(
 
 def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
     """The figures of an experiment, by name: final values, and the spheres of normalised rules."""
-    name = "test_accuracy" if ds.attrs["experiment"] == "generalization" else "final_loss"
+    ds = results.curves(ds)
+    name = "test_accuracy" if ds.attrs.get("experiment") == "generalization" else "final_loss"
     final, ((ax,),) = _figure(1, 1, (6.4, 4.2))
     plot_final(ds, name, ax)
     normalised = [rule for rule in ds["rule"].values if ds["norm2"].sel(rule=rule).notnull().any()]
@@ -130,9 +133,9 @@ def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
     for row, measure in zip(axes, ("norm2", "effective_rate"), strict=True):
         for ax, rule in zip(row, normalised, strict=True):
             plot_trace(ds, measure, rule, ax)
+            ax.label_outer()
             if ax is not axes[0, -1]:
                 ax.get_legend().remove()
-    spheres.suptitle(f"group {ds['group'].values[0]}", fontsize="medium")
     return {name: final, "spheres": spheres}
 
 

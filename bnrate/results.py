@@ -106,7 +106,13 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
 
 
 def save(ds: "xr.Dataset", folder: str | Path) -> None:
-    """Store a Dataset as Zarr in a folder that exists (see `writing`)."""
+    """Store a Dataset as Zarr in a folder; use it inside `writing` to replace a result.
+
+    Raises:
+      ValueError: the folder holds a result.
+    """
+    if (Path(folder) / _STORE).exists():
+        raise ValueError(f"'{folder}' holds a result; use `results.writing` to replace it")
     # Zarr has no stable form for numpy's strings of fixed width.
     ds = _with_strings(ds, np.dtypes.StringDType())
     ds.to_zarr(Path(folder) / _STORE, mode="w-", consolidated=False)
@@ -146,28 +152,52 @@ def counted(ds: "xr.Dataset", name: str) -> "xr.DataArray":
     """A final value of each run, with the worst possible value for the diverged ones.
 
     Raises:
-      ValueError: not a final value of which the worst is known.
+      ValueError: not a final value of which the worst is known, or not in the Dataset.
     """
     if name not in _WORST:
         raise ValueError(f"unknown final value {name!r}; choose one of {', '.join(_WORST)}")
+    if name not in ds:
+        raise ValueError(f"the Dataset has no {name!r}; the runs' `evaluate` must return it")
     finite = np.isfinite(ds[name]) & ~ds["diverged"]
     return ds[name].where(finite, _WORST[name])
 
 
 def over_seeds(ds: "xr.Dataset", name: str) -> "xr.Dataset":
-    """Median, lowest and highest of a final value over the seeds, and how many runs diverged."""
+    """Median, lowest and highest of a final value over the seeds, and how many runs diverged.
+
+    Of an even number of seeds the median is the worse one of the two in the middle, so that a value
+    that half of the runs do not reach is not shown as typical.
+    """
     values = counted(ds, name)
+    worse = "higher" if _WORST[name] > 0 else "lower"
     return values.to_dataset(name="median").assign(
-        median=values.quantile(0.5, "seed", method="nearest").drop_vars("quantile"),
+        median=values.quantile(0.5, "seed", method=worse).drop_vars("quantile"),
         low=values.min("seed"),
         high=values.max("seed"),
         diverged=ds["diverged"].sum("seed"),
     )
 
 
-def squeezed(ds: "xr.Dataset") -> "xr.Dataset":
-    """The same without the dimension `rate_rest` where it has one entry."""
-    return ds.squeeze("rate_rest", drop=True) if ds.sizes.get("rate_rest") == 1 else ds
+def curves(ds: "xr.Dataset") -> "xr.Dataset":
+    """The same over exactly rule, rate and seed, with a title for each rule: what is shown.
+
+    Other axes of one entry are dropped; a missing rule or seed is one entry.
+
+    Raises:
+      ValueError: there is another axis, with several entries.
+    """
+    shown = ("rule", rate_dim(ds), "seed")
+    others = [str(dim) for dim in ds["diverged"].dims if dim not in shown]
+    wide = [dim for dim in others if ds.sizes[dim] > 1]
+    if wide:
+        raise ValueError(f"the Dataset varies {', '.join(wide)} too; take one entry with ds.sel")
+    ds = ds.squeeze(others, drop=True)
+    for dim, only in (("rule", "run"), ("seed", 0)):
+        if dim not in ds.dims:
+            ds = ds.expand_dims(dim if dim in ds.coords else {dim: [only]})
+    if "title" not in ds.coords or "rule" not in ds["title"].dims:
+        ds = ds.assign_coords(title=("rule", [str(rule) for rule in ds["rule"].values]))
+    return ds
 
 
 def rate_dim(ds: "xr.Dataset") -> str:
@@ -201,6 +231,7 @@ def tuning_freedom(
     """
     import xarray as xr  # noqa: PLC0415
 
+    ds = ds if "seed" in ds.dims else ds.expand_dims("seed")
     loss, dim = counted(ds, "final_loss"), rate_dim(ds)
     limit = _limit(float(loss.min()), threshold, factor)
     good = (loss <= limit).sortby(dim)

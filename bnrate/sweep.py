@@ -88,7 +88,9 @@ def run(
       steps: of each run; a multiple of the run's stride.
       chunk: steps from one report of progress to the next; default a tenth.
       executor: "map" takes one run after the other on each device, "vmap" all together.
-      devices: the runs are split evenly over them; default all.
+      devices: the runs are split evenly over them; default all that JAX has.  A CPU is one device,
+        unless `jax.config.update("jax_num_cpu_devices", os.cpu_count())` comes before all use of
+        JAX; then its cores share the work.
       progress: called on the host after each chunk with the steps done and to do, of all
         combinations.
 
@@ -100,6 +102,8 @@ def run(
       ValueError: an axis that is empty, repeats a value or mixes kinds; an unknown executor; steps
         or a chunk that are not a positive multiple of the stride.
     """
+    if not callable(make):
+        raise ValueError(f"make must be a function that returns a run, got {type(make).__name__}")
     axes = {name: _axis(name, values) for name, values in grid.items()}
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor {executor!r}; choose one of {', '.join(EXECUTORS)}")

@@ -1,6 +1,29 @@
-"""One training run as pure functions of traced rates and a traced seed: one step, one scan."""
+"""One training run as pure functions of traced rates and a traced seed: one step, one scan.
+
+A run takes any loss, batches and rule, and `sweep.run` places it on a grid of rates and seeds:
+
+    >>> from bnrate import invariance, results, sweep, transforms
+    >>> x = jax.random.normal(jax.random.key(0), (64, 5))
+    >>> def init(key):  # parameters, and what the model keeps besides (here nothing)
+    ...     a, b = jax.random.split(key)
+    ...     return {"w": jax.random.normal(a, (5, 8)), "v": jax.random.normal(b, (8,))}, ()
+    >>> def loss(params, extra, batch):
+    ...     h = batch @ params["w"]
+    ...     h = (h - h.mean(0, keepdims=True)) / h.std(0, keepdims=True)
+    ...     return jnp.mean((jnp.tanh(h) @ params["v"] - batch[:, 0]) ** 2), extra
+    >>> groups = invariance.detect(loss, *init(jax.random.key(0)), x).groups
+    >>> def rule(rates):
+    ...     sgd = optax.sgd(rates.invariant), optax.sgd(rates.rest)
+    ...     return transforms.by_group(groups, invariant=sgd[0], rest=sgd[1])
+    >>> run = make_run(init=init, loss=loss, batch=lambda key, step: x, rule=rule, groups=groups)
+    >>> grid = {"rate_invariant": [0.01, 1.0, 100.0], "rate_rest": [0.1], "seed": range(2)}
+    >>> ds = sweep.run(lambda: run, grid, steps=200)
+    >>> results.tuning_freedom(ds, threshold=0.3)["decades_mean"].item()
+    4.0
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -71,18 +94,20 @@ def make_run(
     batch: Callable[[Array, Int[Array, ""]], Any],
     rule: Callable[[Rates], optax.GradientTransformation],
     groups: gr.Groups = gr.Groups(),  # noqa: B008 (an immutable value)
-    evaluate: Callable[[PyTree, PyTree], dict[str, Array]] = lambda params, extra: {},
+    evaluate: Callable[[PyTree, PyTree], dict[str, Array]] | None = None,
     stride: int = 1,
 ) -> Run:
     """Put a loss, batches and a rule together.
 
     Args:
-      init: key -> parameters, extra.
+      init: key -> parameters, extra; extra is what the model keeps besides, such as flax's
+        `batch_stats`, or ().
       loss: (parameters, extra, batch) -> loss, extra.
       batch: (key, step) -> batch.
       rule: rates -> optax transformation.
       groups: what to measure on the spheres at each record, one entry per unit.
-      evaluate: (parameters, extra) -> final values.
+      evaluate: (parameters, extra) -> final values by name; `results` and `plots` read `final_loss`
+        and `test_accuracy`.  By default `final_loss` is the loss on the next batch.
       stride: record every so many steps, the first step included.
 
     Raises:
@@ -116,7 +141,11 @@ def make_run(
         return jax.lax.scan(window, state, length=records)
 
     def finish(state: State) -> dict[str, Array]:
-        values = evaluate(state.params, state.extra)
+        if evaluate is None:
+            next_batch = batch(state.key, state.step)
+            values = {"final_loss": loss(state.params, state.extra, next_batch)[0]}
+        else:
+            values = evaluate(state.params, state.extra)
         diverged = (state.diverged_at >= 0) | ~_finite(values)
         return {**values, "diverged": diverged, "diverged_at": state.diverged_at}
 
@@ -126,11 +155,21 @@ def make_run(
 
 
 def rates_of(point: Mapping[str, Array]) -> Rates:
-    """The rates at a point of a grid: `rate` for both sides, or one for each."""
-    if "rate" in point:
+    """The rates at a point of a grid: `rate` for both sides, or one for each.
+
+    Raises:
+      ValueError: the point has other axes.
+    """
+    if set(point) == {"rate", "seed"}:
         return Rates(point["rate"], point["rate"])
-    return Rates(point["rate_invariant"], point["rate_rest"])
+    if set(point) == {"rate_invariant", "rate_rest", "seed"}:
+        return Rates(point["rate_invariant"], point["rate_rest"])
+    raise ValueError(
+        "a run needs the axes seed and rate, or seed, rate_invariant and rate_rest; "
+        f"the grid has {', '.join(point) or 'none'}"
+    )
 
 
 def _finite(tree: PyTree) -> Bool[Array, ""]:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.logical_and, finite, jnp.array(True))

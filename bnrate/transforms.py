@@ -26,7 +26,19 @@ def by_group(
     invariant: optax.GradientTransformation,
     rest: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """One transformation for the leaves in scale-invariant groups, another for the rest."""
+    """One transformation for the leaves in scale-invariant groups, another for the rest.
+
+    That any rate will do for the invariant groups is proved for plain (S)GD.  Leaves without any
+    effect on the loss count as rest.
+
+    Args:
+      groups: as `invariance.detect` finds them (`.groups`).
+      invariant: for the leaves in groups.
+      rest: for all others.
+
+    Raises:
+      ValueError: (in init) a group does not fit the parameters.
+    """
     return optax.partition(
         {gr.INVARIANT: invariant, gr.REST: rest}, lambda params: gr.labels(groups, params)
     )
@@ -34,6 +46,8 @@ def by_group(
 
 def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
     """Rescale each unit to the norm that it had before the step; put it last in a chain.
+
+    For example `optax.chain(by_group(groups, ...), keep_norm(groups))`.
 
     After SGD this is the projected SGD of Arora, Li & Lyu (2019), setting 2: it removes exactly
     the growth of the norm by which the effective rate tunes itself.  The rest passes unchanged.  A
