@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     with _plain_errors():
         match command:
             case List():
@@ -81,7 +83,9 @@ def main(args: Sequence[str] | None = None) -> None:
                 _run(command)
             case Plot():
                 ds = results.load(command.folder)
-                print("drawn: " + ", ".join(map(str, _draw(ds, Path(command.folder)))))
+                with results.writing(command.folder, overwrite=True) as folder:
+                    names = _draw(ds, folder)
+                print(f"drawn in {command.folder}: {', '.join(names)}")
 
 
 def _run(command: Run) -> None:
@@ -91,7 +95,9 @@ def _run(command: Run) -> None:
         known = ", ".join(experiments.EXPERIMENTS)
         raise ValueError(f"unknown experiment '{command.name}'; {hint}there are: {known}")
     _one_device_per_core()
-    out = Path(command.out or Path("runs") / command.name)
+    out = Path("runs") / command.name if command.out is None else Path(command.out)
+    if command.out == "":
+        raise ValueError("--out is empty; name a folder")
     with results.writing(out, command.overwrite) as folder:
         with tqdm(unit="step", desc=command.name, disable=None) as bar:
 
@@ -113,8 +119,8 @@ def report(ds: "xr.Dataset") -> str:
     loss, accuracy = (results.over_seeds(ds, name) for name in ("final_loss", "test_accuracy"))
     seeds = ds.sizes["seed"]
     lines = [
-        f"{ds.attrs['experiment']}, {seeds} seed{'s' * (seeds > 1)}: the median final training loss, "
-        "lowest and highest, and the median test accuracy"
+        f"{ds.attrs['experiment']}, {seeds} seed{'s' * (seeds > 1)}: final training loss (median, "
+        "lowest, highest) and test accuracy (median)"
     ]
     for rule in ds["rule"].values:
         setting = ds.sel(rule=rule)
@@ -145,21 +151,23 @@ def _freedom(ds: "xr.Dataset") -> Iterator[str]:
         yield f"  {title:26} {'no rate' if one['low'].isnull().all() else spread}"
 
 
-def _draw(ds: "xr.Dataset", folder: Path) -> list[Path]:
-    paths = []
-    for name, figure in plots.figures(ds).items():
-        paths.append(folder / f"{name}.png")
-        results.save_picture(figure, paths[-1])
-    return paths
+def _draw(ds: "xr.Dataset", folder: Path) -> list[str]:
+    figures = {f"{name}.png": figure for name, figure in plots.figures(ds).items()}
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120)
+    return list(figures)
 
 
 def _one_device_per_core() -> None:
     """Split the CPU into as many devices as there are cores, unless the user said how many."""
     import jax  # noqa: PLC0415
 
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    flags = os.environ.get("XLA_FLAGS", "")
+    told = os.environ.get("JAX_NUM_CPU_DEVICES") or "host_platform_device_count" in flags
+    if not told:
         affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-        jax.config.update("jax_num_cpu_devices", len(affinity(0)))
+        with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices that it has
+            jax.config.update("jax_num_cpu_devices", len(affinity(0)))
 
 
 @contextlib.contextmanager
@@ -168,7 +176,12 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("bnrate: stopped; nothing was written")
+        print(
+            "bnrate: stopped; a result is written whole at the end, or not at all", file=sys.stderr
+        )
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, ModuleNotFoundError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if Path(__file__).parent not in raised_in.parents:

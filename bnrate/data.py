@@ -9,13 +9,15 @@
 """
 
 import dataclasses
-import zipfile
+import io
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from numpy.lib.npyio import NpzFile
 
 _TEST_FRACTION = 0.2
 _SPLIT_SEED = 0
@@ -48,7 +50,7 @@ def load(source: str) -> Data:
     """
     if source in SOURCES:
         return _prepare(*SOURCES[source](), source=source)
-    if not source.endswith(".npz"):
+    if not source.lower().endswith(".npz"):
         known = ", ".join(f"'{name}'" for name in SOURCES)
         raise ValueError(f"unknown data '{source}'; choose {known}, or the path of an .npz file")
     return from_file(source)
@@ -57,14 +59,16 @@ def load(source: str) -> Data:
 def from_file(path: str) -> Data:
     """Read an .npz file as `load` describes; never unpickles."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read the data file '{path}': {error.strerror}") from error
+    try:
+        with NpzFile(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise ValueError(f"no data file at '{path}'") from error
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # zip, its compressions and numpy's headers fail in many ways
         raise ValueError(
-            f"'{path}' is not an .npz file of plain arrays ({error}); write one with "
-            "numpy.savez(path, x=images, y=labels)"
+            f"'{path}' is not an .npz file of plain arrays ({type(error).__name__}); write one "
+            "with numpy.savez(path, x=images, y=labels), and no objects in it"
         ) from error
     names = [("x", "y"), ("x", "y", "test_x", "test_y")]
     if sorted(arrays) not in map(sorted, names):
@@ -142,15 +146,19 @@ def _prepare(
     x, y = _checked(x, y, f"{source}: x", f"{source}: y")
     classes = int(y.max()) + 1
     unused = sorted(set(range(min(classes, len(y) + 1))) - set(y.tolist()))
-    if unused or classes < 2:
+    if unused:
         raise ValueError(
-            f"{source}: labels in y must be 0 .. classes - 1, each in use, and two or more; "
-            f"the largest is {classes - 1}, unused are {unused[:8]}: renumber them"
+            f"{source}: labels in y must be 0 .. classes - 1, each in use; the largest is "
+            f"{classes - 1}, unused are {unused[:8]}: renumber them"
         )
+    if classes < 2 or x.min() == x.max():
+        raise ValueError(f"{source}: all labels, or all values of x, are equal; nothing to learn")
     if test_x is None or test_y is None:
         order = np.random.default_rng(_SPLIT_SEED).permutation(len(y))
         test, train = np.split(order, [round(_TEST_FRACTION * len(y))])
         x, y, test_x, test_y = x[train], y[train], x[test], y[test]
+        if len(test) == 0:
+            raise ValueError(f"{source}: {len(y)} examples leave none for a test; give 3 or more")
     else:
         test_x, test_y = _checked(test_x, test_y, f"{source}: test_x", f"{source}: test_y")
         if test_x.shape[1:] != x.shape[1:] or test_y.max() >= classes:
@@ -159,7 +167,7 @@ def _prepare(
                 f"and labels up to {test_y.max()}, those for training have shape {x.shape[1:]} and "
                 f"labels up to {classes - 1}"
             )
-    shift, scale = x.mean(dtype=np.float64), x.std(dtype=np.float64) or 1.0
+    shift, scale = x.mean(dtype=np.float64), x.std(dtype=np.float64)
     images = [jnp.asarray((part - shift) / scale, jnp.float32) for part in (x, test_x)]
     labels = [jnp.asarray(part, jnp.int32) for part in (y, test_y)]
     return Data(images[0], labels[0], images[1], labels[1], classes)

@@ -9,7 +9,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 _DEFAULT_WIDTH = {"mlp": 128, "vgg": 64}
+_LIMITS = {
+    "width": (1, 100_000),
+    "seeds": (1, 1_000_000),
+    "steps": (1, 2**31 - 1),
+    "stride": (1, 2**31 - 1),
+    "batch": (2, 2**31 - 1),  # one example has no variance
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,21 +117,16 @@ def check(config: Config) -> None:
     for rate in config.rates:
         if not smallest <= rate <= largest:
             raise ValueError(
-                f"rate {rate} must be a positive finite number, {smallest:.1g} to {largest:.1g}"
+                f"rate {rate} must be a positive finite number, {smallest:.3g} to {largest:.3g}"
             )
-    if len(set(map(np.float32, config.rates))) < len(config.rates):
-        raise ValueError(f"rates {config.rates} repeat a value (in float32); give each once")
-    for name in ("seeds", "steps", "batch", "stride"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    if config.batch < 2:
-        raise ValueError("batch must be at least 2, so that it has a variance; got 1")
+    for name, (low, high) in _LIMITS.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{name} must be {low} to {high}, got {value}")
     if config.steps % config.stride:
         raise ValueError(f"steps {config.steps} must be a multiple of stride {config.stride}")
     if config.model not in _DEFAULT_WIDTH:
         raise ValueError(f"unknown model '{config.model}'; choose {' or '.join(_DEFAULT_WIDTH)}")
-    if config.width is not None and config.width < 1:
-        raise ValueError(f"width must be at least 1, got {config.width}")
 
 
 def _run(
@@ -136,7 +138,16 @@ def _run(
 ) -> "xr.Dataset":
     check(config)
     data = datasets.load(config.data)
-    make = functools.partial(setting_run, config, data)
+    if config.model == "vgg" and data.train_x.ndim != 4:
+        raise ValueError(
+            f"vgg needs images of shape (height, width, channels), '{config.data}' has examples of "
+            f"shape {data.train_x.shape[1:]}; use the model mlp"
+        )
+    groups = functools.cache(lambda normalised: find_groups(config, data, normalised))
+
+    def make(rule: str) -> train.Run:
+        return setting_run(config, data, rule, groups(SETTINGS[rule].normalised))
+
     grid = {"rule": rules, **rate_axes, "seed": range(config.seeds)}
     ds = sweep.run(make, grid, steps=config.steps, executor=config.executor, progress=progress)
     ds = ds.assign_coords(
@@ -146,10 +157,10 @@ def _run(
     return ds.assign_attrs(experiment=experiment, **results.provenance(dataclasses.asdict(config)))
 
 
-def setting_run(config: Config, data: datasets.Data, rule: str) -> train.Run:
-    """The run of one setting: its network, its groups as found by trying, and its rule."""
+def setting_run(config: Config, data: datasets.Data, rule: str, groups: gr.Groups) -> train.Run:
+    """The run of one setting: its network, its initialisation and its rule."""
     setting = SETTINGS[rule]
-    model = network(config, data.classes, models.BatchNorm if setting.normalised else None)
+    model = network(config, data.classes, setting.normalised)
     first, _ = datasets.batch(data, jax.random.key(0), 0, config.batch)
 
     def init(key: Array) -> tuple[PyTree, PyTree]:
@@ -157,7 +168,6 @@ def setting_run(config: Config, data: datasets.Data, rule: str) -> train.Run:
             return models.data_dependent(model, key, first), {}
         return initial(model, key, first)
 
-    groups = _groups(model, data, config.batch)  # pyright: ignore[reportArgumentType] (hashable)
     return train.make_run(
         init=init,
         loss=functools.partial(cross_entropy, model),
@@ -169,10 +179,10 @@ def setting_run(config: Config, data: datasets.Data, rule: str) -> train.Run:
     )
 
 
-@functools.lru_cache(maxsize=2)  # settings share networks
-def _groups(model: models.MLP | models.VGG, data: datasets.Data, size: int) -> gr.Groups:
+def find_groups(config: Config, data: datasets.Data, normalised: bool) -> gr.Groups:
     """The scale-invariant groups of a network, found by trying."""
-    batch = datasets.batch(data, jax.random.key(0), 0, size)
+    model = network(config, data.classes, normalised)
+    batch = datasets.batch(data, jax.random.key(0), 0, config.batch)
     params, extra = jax.jit(initial, static_argnums=0)(model, jax.random.key(1), batch[0])
     return invariance.detect(functools.partial(cross_entropy, model), params, extra, batch).groups
 
@@ -183,8 +193,9 @@ def initial(model: models.MLP | models.VGG, key: Array, x: Array) -> tuple[PyTre
     return variables.pop("params"), variables
 
 
-def network(config: Config, classes: int, norm: Any) -> models.MLP | models.VGG:
-    """The network of a config, with a normalisation or with none."""
+def network(config: Config, classes: int, normalised: bool) -> models.MLP | models.VGG:
+    """The network of a config, with BatchNorm or with no normalisation."""
+    norm = models.BatchNorm if normalised else None
     width = config.width or _DEFAULT_WIDTH[config.model]
     if config.model == "mlp":
         return models.MLP((width, width), classes, norm)

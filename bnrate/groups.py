@@ -108,8 +108,17 @@ class Groups:
 
 
 def leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by path, in the tree's order."""
-    return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    """The leaves of a tree by path, in the tree's order.
+
+    Raises:
+      ValueError: two leaves have one path (a key holds a "/").
+    """
+    pairs = [(_path(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = [path for path, times in Counter(path for path, _ in pairs).items() if times > 1]
+        raise ValueError(f"several leaves have the path '{twice[0]}'; keys must not hold a '/'")
+    return found
 
 
 def rest(groups: Groups, tree: PyTree) -> dict[str, Any]:
@@ -142,7 +151,7 @@ def inner(groups: Groups, a: PyTree, b: PyTree) -> Float[Array, " units"]:
       ValueError: (as all functions here) a member is missing from a tree, is not an array of
         floats, has no such axis, or differs in length from its group's other members.
     """
-    found_a, found_b = _check(groups, a), _check(groups, b)
+    found_a, found_b = _check(groups, a), _check_alike(groups, a, b)
     dtypes = [leaf.dtype for found in (found_a, found_b) for leaf in found.values()]
     dtype = jnp.float64 if jnp.float64 in dtypes else jnp.float32
 
@@ -194,7 +203,7 @@ def tangent(groups: Groups, params: PyTree, vectors: PyTree) -> PyTree:
 
 def combine(groups: Groups, inside: PyTree, outside: PyTree) -> PyTree:
     """A tree with the members of the groups from `inside` and all other leaves from `outside`."""
-    return _replace(outside, _check(groups, inside))
+    return _replace(outside, _check_alike(groups, outside, inside))
 
 
 def to_json(groups: Groups) -> str:
@@ -232,7 +241,7 @@ def _group_from_json(group: Any, form: str) -> Group:
         match member:
             case {"path": str(), **others} if not others:
                 pass
-            case {"path": str(), "axis": int(), **others} if not others:
+            case {"path": str(), "axis": int(axis), **others} if not others and axis is not True:
                 pass
             case _:
                 raise ValueError(
@@ -260,10 +269,9 @@ def _check(groups: Groups, tree: PyTree) -> dict[str, Any]:
                 "use the tree in which the groups were found"
             )
         leaf = everything[member.path]
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(
-                f"leaf '{member.path}' must be an array of floats, got {jnp.result_type(leaf)}"
-            )
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
+            raise ValueError(f"leaf '{member.path}' must be an array of floats, got {dtype}")
         if member.axis is not None and member.axis >= jnp.ndim(leaf):
             raise ValueError(
                 f"leaf '{member.path}' has rank {jnp.ndim(leaf)}, so it has no unit axis "
@@ -278,6 +286,20 @@ def _check(groups: Groups, tree: PyTree) -> dict[str, Any]:
             raise ValueError(
                 f"the unit axes of group '{group.name}' differ in length ({lengths}); "
                 "units are scaled index by index together"
+            )
+    return found
+
+
+def _check_alike(groups: Groups, a: PyTree, b: PyTree) -> dict[str, Any]:
+    """The members' leaves of `b`, after a check that they have the shapes of those of `a`."""
+    shapes, found = (
+        {path: leaf.shape for path, leaf in _check(groups, a).items()},
+        _check(groups, b),
+    )
+    for path, leaf in found.items():
+        if leaf.shape != shapes[path]:
+            raise ValueError(
+                f"leaf '{path}' has shape {shapes[path]} in one tree and {leaf.shape} in the other"
             )
     return found
 

@@ -31,6 +31,7 @@ from bnrate import groups as gr
 
 _FACTORS = (0.5, 2.0, 10.0)
 _JITTER = 0.3
+_COARSEST = 1e-6  # rounding of the loss above which nothing can be told
 _LARGEST_SET = 3
 _MANY_LEAVES = 16  # a module with more leaves is searched for pairs only
 
@@ -43,10 +44,10 @@ class Verdict:
 
     Attributes:
       group: the leaf or leaves, with the unit axis if each index may be scaled alone.
-      kind: "invariant", "no effect" (the loss does not depend on it at all) or "rest".
+      kind: "invariant", "no effect" (nothing that was tried changes the loss) or "rest".
       euler: the largest |<w, grad>| / sum |w * grad| over points and units.
-      scaling: the largest |L(c w) - L(w)| / |L(w)| over points and factors; NaN if not tried,
-        because Euler's identity had failed already.
+      scaling: the largest |L(c w) - L(w)| over points and factors, relative to that at random
+        points as far from w; NaN if not tried, because Euler's identity had failed already.
     """
 
     group: gr.Group
@@ -87,8 +88,8 @@ def detect(
     """Find the scale-invariant groups of a loss by trying.
 
     Give it the loss as it is trained, with batch statistics, but without weight decay, which is not
-    scale-invariant.  A model that sets its own dtype computes in that, with its rounding: in bfloat16
-    everything may come out as rest, so try a float32 copy.
+    scale-invariant.  A model that sets its own dtype computes in that, with its rounding: in
+    bfloat16 everything may come out as rest, so try a float32 copy.
 
     Args:
       loss: `loss(params, *args)`, a scalar or a tuple that begins with one (then the rest is
@@ -108,7 +109,7 @@ def detect(
       leaves) and the residuals on which each verdict rests.
 
     Raises:
-      ValueError: a leaf is not floating; the loss is not a finite scalar, names the value.
+      ValueError: a leaf is not floating; the loss is not a finite scalar of float32 or wider.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
@@ -156,13 +157,15 @@ class _Trial(NamedTuple):
             points.append(_Point(w, args, float(L), products))
             # A loss that is computed in float32 leaves float32's rounding in its gradient.
             eps = float(jnp.finfo(L.dtype).eps)
+            if eps > _COARSEST:
+                raise ValueError(f"the loss is {L.dtype}; compute it in float32 or wider")
         return cls(value, points, 100 * eps, tolerance)
 
     def judge(self, paths: tuple[str, ...]) -> Verdict:
         """Try the leaves together: each index along an axis, if there is one, or as a whole."""
         whole = gr.Group(map(gr.Member, paths))
-        if self.without_effect(paths):
-            return Verdict(whole, NO_EFFECT, self.euler(whole), self.scaling(whole))
+        if self.without_effect(whole):
+            return Verdict(whole, NO_EFFECT, 0.0, 0.0)
         for axes in _unit_axes(paths, self.points[0].products):
             by_index = self.attempt(gr.Group(map(gr.Member, paths, axes)))
             if by_index.kind == INVARIANT:
@@ -175,9 +178,12 @@ class _Trial(NamedTuple):
         scaling = self.scaling(group) if euler <= self.tolerance else np.nan
         return Verdict(group, INVARIANT if scaling <= self.tolerance else REST, euler, scaling)
 
-    def without_effect(self, paths: tuple[str, ...]) -> bool:
+    def without_effect(self, group: gr.Group) -> bool:
+        """Neither the gradient nor any displacement is more than rounding."""
+        paths = [member.path for member in group.members]
         return all(
-            self.floor(p) >= sum(np.abs(p.products[path]).sum() for path in paths)
+            sum(np.abs(p.products[path]).sum() for path in paths) <= self.floor(p)
+            and max(self.changes(group, p)) <= self.noise * abs(p.value)
             for p in self.points
         )
 
@@ -186,34 +192,62 @@ class _Trial(NamedTuple):
         return self.noise * sum(np.abs(product).sum() for product in point.products.values())
 
     def euler(self, group: gr.Group) -> float:
-        """The largest |<w, grad>| / sum |w * grad| over points and units that have a gradient."""
-        worst = 0.0
+        """The largest |<w, grad>| / sum |w * grad| over points and units; inf if none has one.
+
+        Units without a gradient (behind a dead ReLU) say nothing.
+        """
+        worst = -np.inf
         for point in self.points:
             products = [(member, point.products[member.path]) for member in group.members]
             total = np.sum([_along(m, product) for m, product in products], axis=0)
             size = np.sum([_along(m, np.abs(product)) for m, product in products], axis=0)
             felt = size > self.floor(point)
             worst = np.max(np.abs(total[felt]) / size[felt], initial=worst)
-        return float(worst)
+        return float(worst) if worst >= 0 else np.inf
 
     def scaling(self, group: gr.Group) -> float:
-        """The largest |L(c w) - L(w)| / |L(w)| over points and factors c, one c per unit."""
-        rng, groups, worst = np.random.default_rng(0), gr.Groups([group]), 0.0
+        """The largest change of the loss under rescaling, relative to that under displacement.
+
+        Relative to the loss itself, a leaf of little influence would pass for invariant.
+        """
+        worst = 0.0
         for point in self.points:
-            units = len(gr.units(groups, point.params))
-            by_unit = [10 ** rng.uniform(-1, 1, units)] if units > 1 else []
-            for factors in (*(np.full(units, c) for c in _FACTORS), *by_unit):
-                scaled = gr.rescale(groups, point.params, jnp.asarray(factors))
-                change = abs(float(self.value(scaled, *point.args)) - point.value)
-                worst = max(worst, change / abs(point.value))
-        return worst
+            rescaled, displaced = self.changes(group, point)
+            if displaced <= self.noise * abs(point.value):
+                return np.inf
+            worst = np.maximum(worst, rescaled / displaced)  # NaN stays
+        return float(worst)
+
+    def changes(self, group: gr.Group, point: _Point) -> tuple[float, float]:
+        """The largest |L - L(w)| at c w over factors c, and at random points as far from w.
+
+        A loss that is not finite at c w counts; elsewhere it says nothing.
+        """
+        rng, groups, changes = np.random.default_rng(0), gr.Groups([group]), []
+        lengths = jnp.sqrt(gr.norm2(groups, point.params))
+        low, high = np.log(min(_FACTORS)), np.log(max(_FACTORS))
+        by_unit = [np.exp(rng.uniform(low, high, len(lengths)))] if len(lengths) > 1 else []
+        for factors in (*(np.full(len(lengths), c) for c in _FACTORS), *by_unit):
+            scaled = gr.rescale(groups, point.params, jnp.asarray(factors))
+            noise = jax.tree.map(lambda w: jnp.asarray(rng.standard_normal(w.shape)), point.params)
+            step = gr.rescale(
+                groups, gr.unit_vectors(groups, noise), jnp.abs(factors - 1) * lengths
+            )
+            moved = gr.combine(groups, jax.tree.map(jnp.add, point.params, step), point.params)
+            values = [float(self.value(w, *point.args)) for w in (scaled, moved)]
+            changes.append(np.abs(np.array(values) - point.value))
+        rescaled, displaced = np.transpose(changes)
+        return float(np.max(rescaled)), float(
+            np.max(displaced, where=np.isfinite(displaced), initial=0)
+        )
 
 
 def _joint(trial: _Trial, candidates: list[str]) -> list[Verdict]:
     """Minimal sets of two or three leaves of one module that are invariant together only."""
-    found, taken = [], set()
-    for _, module in itertools.groupby(candidates, key=lambda path: path.rpartition("/")[0]):
-        paths = list(module)
+    found, taken, modules = [], set(), {}
+    for path in candidates:
+        modules.setdefault(path.rpartition("/")[0], []).append(path)
+    for paths in modules.values():
         largest = _LARGEST_SET if len(paths) <= _MANY_LEAVES else 2
         for size in range(2, largest + 1):
             for subset in itertools.combinations(paths, size):
@@ -254,18 +288,23 @@ def _double(leaf: Any) -> Any:
 
 
 def _scalar(output: Any) -> Array:
-    value = jnp.asarray(output[0] if isinstance(output, tuple) else output)
-    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+    value: Any = output[0] if isinstance(output, tuple) and output else output
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", type(value).__name__)
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
-            f"the loss must return a floating scalar, or a tuple that begins with one; "
-            f"got {value.dtype} of shape {value.shape}"
+            "the loss must return a floating scalar, or a tuple that begins with one; "
+            f"got {dtype} of shape {shape}"
         )
     return value
 
 
 def _check_floating(params: PyTree) -> None:
-    for path, leaf in gr.leaves(params).items():
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(
-                f"leaf '{path}' is {jnp.result_type(leaf)}; parameters must be arrays of floats"
-            )
+    found = gr.leaves(params)
+    if not found:
+        raise ValueError("there are no parameters")
+    for path, leaf in found.items():
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
+            raise ValueError(f"leaf '{path}' is {dtype}; parameters must be arrays of floats")
+        if not np.isfinite(np.asarray(leaf, np.float64)).all():
+            raise ValueError(f"leaf '{path}' is not finite")

@@ -44,15 +44,15 @@ def on_spheres(
       spherical_gradient_whole: over all units and the rest, the norm that the theorems bound.
     """
     G = gr.norm2(groups, params)
-    spherical2 = G * gr.norm2(groups, grads)
+    spherical = jnp.sqrt(G) * jnp.sqrt(gr.norm2(groups, grads))
     along = gr.inner(groups, params, updates)
     across = gr.norm2(groups, gr.tangent(groups, params, updates))
-    rest2 = optax.tree.norm(gr.rest(groups, grads), squared=True)
+    rest = optax.tree.cast(gr.rest(groups, grads), G.dtype)
     return {
         "norm2": G,
         "effective_rate": rate / G,
-        "spherical_gradient": jnp.sqrt(spherical2),
+        "spherical_gradient": spherical,
         # Not the arc cosine of <w, w+>, which loses every digit of a small angle.
-        "angle": jnp.arctan2(jnp.sqrt(G * across), G + along),
-        "spherical_gradient_whole": jnp.sqrt(jnp.sum(spherical2) + rest2),
+        "angle": jnp.arctan2(jnp.sqrt(G) * jnp.sqrt(across), G + along),
+        "spherical_gradient_whole": optax.tree.norm((spherical, rest)),
     }

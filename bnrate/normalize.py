@@ -23,12 +23,12 @@ class Moments(NamedTuple):
 
 
 def moments(x: Float[Array, "*batch channels"]) -> Moments:
-    """Mean and variance of each channel of a batch, by the two-pass formula.
+    """Mean and variance of each channel of a batch, by the two-pass formula, in float32 or wider.
 
     >>> moments(jnp.array([[1., 5.], [3., 5.]]))
     Moments(mean=Array([2., 5.], dtype=float32), var=Array([1., 0.], dtype=float32))
     """
-    axes = tuple(range(x.ndim - 1))
+    x, axes = _wide(x), tuple(range(x.ndim - 1))
     mean = jnp.mean(x, axes)
     return Moments(mean, jnp.mean(jnp.square(x - _channels(mean, x)), axes))
 
@@ -41,7 +41,8 @@ def running(average: Moments, batch: Moments, decay: float = 0.9) -> Moments:
 def inverse_deviation(using: Moments, eps: float = 0.0) -> Float[Array, " channels"]:
     """1 / sqrt(var + eps), and 0 for a dead channel: one that is constant up to rounding.
 
-    Dead is var <= (8 ulp mean)^2, a test that is itself scale-invariant.
+    Dead is var <= (8 ulp mean)^2, a test that is itself scale-invariant.  A variance that has
+    overflowed gives NaN, so that the loss shows it.
 
     Raises:
       ValueError: eps is negative.
@@ -52,7 +53,8 @@ def inverse_deviation(using: Moments, eps: float = 0.0) -> Float[Array, " channe
     alive = using.var > jnp.square(noise)
     # 1/sqrt(inf) = 0, with derivative 0: the gradient needs no guard of its own.  And not rsqrt,
     # whose derivative var^(-3/2) overflows in float32 from var = 1e-26 down.
-    return 1 / jnp.sqrt(jnp.where(alive, using.var + eps, jnp.inf))
+    factor = 1 / jnp.sqrt(jnp.where(alive, using.var + eps, jnp.inf))
+    return jnp.where(jnp.isinf(using.var), jnp.nan, factor)
 
 
 def batch_norm(
@@ -63,7 +65,7 @@ def batch_norm(
     *,
     eps: float = 0.0,
 ) -> Float[Array, "*batch channels"]:
-    """(x - mean) / sqrt(var + eps) * scale + bias, channel by channel.
+    """(x - mean) / sqrt(var + eps) * scale + bias, channel by channel, in the dtype of x.
 
     With `using=moments(x)` and eps = 0 the result does not change when a channel of x is
     multiplied by c > 0.  A dead channel becomes `bias`, with gradient zero.
@@ -74,9 +76,14 @@ def batch_norm(
            [ 1.,  0.]], dtype=float32)
     """
     factor = inverse_deviation(using, eps)
-    y = (x - _channels(using.mean, x)) * _channels(factor, x)
+    wide = _wide(x)
+    y = ((wide - _channels(using.mean, x)) * _channels(factor, x)).astype(x.dtype)
     y = y if scale is None else y * _channels(scale, x)
     return y if bias is None else y + _channels(bias, x)
+
+
+def _wide(x: Array) -> Array:
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def _channels(values: Array, x: Array) -> Array:

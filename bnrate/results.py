@@ -7,7 +7,6 @@ infinite, its accuracy zero, so that it can never be the best.
 import contextlib
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _STORE = "results.zarr"
+_SCRATCH = ".writing-"
 _WORST = {"final_loss": np.inf, "test_accuracy": 0.0}
 _RATE_DIMS = ("rate", "rate_invariant")
 
@@ -65,44 +65,70 @@ def _git_revision(folder: Path) -> str:
 
 @contextlib.contextmanager
 def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A scratch folder that takes the place of `folder` when the block ends well, all at once.
+    """A scratch folder whose entries move into `folder` when the block ends well, and only then.
 
-    The scratch folder lies beside `folder` and is removed if the block raises.
+    Nothing else in `folder` is touched.  If the block raises, or a move fails, all is as before.
 
     Raises:
-      ValueError: at once, if `folder` cannot be written, holds a result and `overwrite` is not set,
-        or holds anything else.
+      ValueError: at once, if `folder` cannot be written, is not empty and `overwrite` is not set,
+        or has a results.zarr that is none of ours; at the end, if writing failed.
     """
-    folder = Path(folder).absolute()
-    _check_replaceable(folder, overwrite)
+    folder = Path(folder).resolve()
+    advice = "choose another folder (--out)"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        entries = _entries(folder)
+        if entries and not overwrite:
+            raise ValueError(
+                f"'{folder}' is not empty, it has {', '.join(entries[:3])}; {advice}, "
+                "or replace the result in it (--overwrite)"
+            )
+        if _STORE in entries and not _is_result(folder / _STORE):
+            raise ValueError(f"'{folder / _STORE}' is not a result of bnrate; {advice}")
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
     except OSError as error:
-        raise ValueError(
-            f"cannot write to '{folder}': {error.strerror}; choose another folder"
-        ) from error
-    fresh, old = scratch / "new", scratch / "old"
+        raise ValueError(f"cannot write to '{folder}': {error.strerror}; {advice}") from error
     try:
-        fresh.mkdir()
-        yield fresh
-        _check_replaceable(folder, overwrite)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
+        yield scratch
+        for entry in sorted(scratch.iterdir()):
+            _move(entry, folder / entry.name)
+        created = []
+    except OSError as error:
+        raise ValueError(f"could not write to '{folder}': {error}; {advice}") from error
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+        for path in created:
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
-def _check_replaceable(folder: Path, overwrite: bool) -> None:
-    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / _STORE).is_dir():
-        raise ValueError(f"'{folder}' holds something that is not a result; choose another folder")
-    if not overwrite:
-        raise ValueError(
-            f"'{folder}' holds a result; choose another folder, or pass overwrite (--overwrite)"
-        )
+def _entries(folder: Path) -> list[str]:
+    """What a folder holds, besides what a killed process may have left."""
+    if not folder.exists():
+        return []
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(_SCRATCH))
+
+
+def _is_result(store: Path) -> bool:
+    try:
+        attributes = json.loads((store / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return not store.is_symlink() and "bnrate" in attributes
+
+
+def _move(new: Path, place: Path) -> None:
+    """Put a file or folder in its place; what was there goes to the scratch folder, or back."""
+    old = new.with_name(f"{new.name}.old")
+    try:
+        if place.is_dir():
+            place.rename(old)
+        new.rename(place)
+    except BaseException:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        raise
 
 
 def save(ds: "xr.Dataset", folder: str | Path) -> None:
@@ -114,7 +140,7 @@ def save(ds: "xr.Dataset", folder: str | Path) -> None:
     if (Path(folder) / _STORE).exists():
         raise ValueError(f"'{folder}' holds a result; use `results.writing` to replace it")
     # Zarr has no stable form for numpy's strings of fixed width.
-    ds = _with_strings(ds, np.dtypes.StringDType())
+    ds = _with_strings(ds, np.dtypes.StringDType()).assign_attrs(bnrate=bnrate.__version__)
     ds.to_zarr(Path(folder) / _STORE, mode="w-", consolidated=False)
 
 
@@ -122,22 +148,19 @@ def load(folder: str | Path) -> "xr.Dataset":
     """Read back, into memory, what `save` stored.
 
     Raises:
-      ValueError: there is no result in the folder.
+      ValueError: there is no result in the folder, or it is damaged.
     """
     import xarray as xr  # noqa: PLC0415
 
     store = Path(folder) / _STORE
     if not store.is_dir():
         raise ValueError(f"no result in '{folder}': it has no {_STORE}")
-    return _with_strings(xr.open_zarr(store, consolidated=False).load(), str)
-
-
-def save_picture(figure: Any, path: str | Path) -> None:
-    """Write a matplotlib figure, replacing an older file all at once."""
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}")
-    figure.savefig(scratch, format=path.suffix[1:], dpi=120)
-    scratch.replace(path)
+    try:
+        return _with_strings(xr.open_zarr(store, consolidated=False).load(), str)
+    except Exception as error:  # whatever zarr, its codecs and the file system come up with
+        raise ValueError(
+            f"the result in '{folder}' is damaged ({error}); run the experiment again"
+        ) from error
 
 
 def _with_strings(ds: "xr.Dataset", dtype: Any) -> "xr.Dataset":
@@ -186,6 +209,8 @@ def curves(ds: "xr.Dataset") -> "xr.Dataset":
     Raises:
       ValueError: there is another axis, with several entries.
     """
+    if "diverged" not in ds:
+        raise ValueError("the Dataset has no 'diverged'; it is not the result of a sweep of runs")
     shown = ("rule", rate_dim(ds), "seed")
     others = [str(dim) for dim in ds["diverged"].dims if dim not in shown]
     wide = [dim for dim in others if ds.sizes[dim] > 1]
@@ -259,21 +284,17 @@ def tuning_freedom(
 
 
 def _limit(best: float, threshold: float | None, factor: float | None) -> float:
-    match threshold, factor:
-        case None, float() | int():
-            if not (np.isfinite(factor) and factor >= 1):
-                raise ValueError(f"the factor must be at least 1, got {factor}")
-            if not np.isfinite(best):
-                raise ValueError("every run diverged, so there is no best loss to take a factor of")
-            return factor * best
-        case float() | int(), None:
-            if not (np.isfinite(threshold) and threshold > 0):
-                raise ValueError(f"the threshold must be a positive loss, got {threshold}")
-            return threshold
-        case _:
-            raise ValueError(
-                f"give a threshold or a factor, one of them; got {threshold} and {factor}"
-            )
+    if threshold is not None and factor is None:
+        if not 0 < threshold < np.inf:
+            raise ValueError(f"the threshold must be a positive loss, got {threshold}")
+        return float(threshold)
+    if factor is not None and threshold is None:
+        if not 1 <= factor < np.inf:
+            raise ValueError(f"the factor must be at least 1, got {factor}")
+        if not np.isfinite(best):
+            raise ValueError("every run diverged, so there is no best loss to take a factor of")
+        return float(factor) * best
+    raise ValueError(f"give a threshold or a factor, one of them; got {threshold} and {factor}")
 
 
 def _widest(good: np.ndarray, rates: np.ndarray) -> tuple[float, float]:

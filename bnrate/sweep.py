@@ -99,8 +99,9 @@ def run(
       the run's own.  An entry that a combination lacks is NaN.  The attributes say how it was run.
 
     Raises:
-      ValueError: an axis that is empty, repeats a value or mixes kinds; an unknown executor; steps
-        or a chunk that are not a positive multiple of the stride.
+      ValueError: an axis that is empty, repeats a value (as JAX sees it) or mixes kinds; no axis of
+        numbers; an unknown executor; steps or a chunk that are not a positive multiple of the
+        stride.
     """
     if not callable(make):
         raise ValueError(f"make must be a function that returns a run, got {type(make).__name__}")
@@ -109,6 +110,10 @@ def run(
         raise ValueError(f"unknown executor {executor!r}; choose one of {', '.join(EXECUTORS)}")
     static = {name: values for name, values in axes.items() if values.dtype.kind == "U"}
     traced = {name: values for name, values in axes.items() if name not in static}
+    if "step" in axes:
+        raise ValueError("the name 'step' is taken by what is recorded; name the axis differently")
+    if not traced:
+        raise ValueError(f"the grid needs an axis of numbers, it has {', '.join(axes) or 'none'}")
     devices = list(jax.devices() if devices is None else devices)
     place = _Placement(
         executor, jax.make_mesh((len(devices),), ("runs",), (_AUTO,), devices=devices)
@@ -118,18 +123,20 @@ def run(
         make(**dict(zip(static, map(str, values), strict=True)))
         for values in itertools.product(*static.values())
     ]
+    strides = {one.stride for one in combinations}
+    if len(strides) > 1:
+        raise ValueError(f"the runs record with different strides {strides}; use one")
+    chunks = _chunks(steps, chunk, combinations[0].stride)
     parts = []
     for number, one in enumerate(combinations):
 
         def report(done: int, before: int = number * steps) -> None:
             progress(before + done, len(combinations) * steps)
 
-        chunks = _chunks(steps, chunk, one.stride)
         final, trace = _execute(one, traced, chunks, place, report)
         parts.append(_dataset(one, traced, steps, final, trace))
     ds = _combine(parts, static).transpose(*axes, "step", ...)
-    first = combinations[0]
-    chunk = _chunks(steps, chunk, first.stride)[0] * first.stride
+    chunk = chunks[0] * combinations[0].stride
     return ds.assign_attrs(executor=executor, devices=len(devices), chunk=chunk)
 
 
@@ -158,7 +165,7 @@ def _execute(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Final values, and traces with the records on the second axis; runs on the first."""
     mesh = np.meshgrid(*traced.values(), indexing="ij")
-    runs = mesh[0].size if mesh else 1
+    runs = mesh[0].size
     # Runs that do not divide by the devices are filled up with copies of the last one.
     filled = np.minimum(np.arange(-(-runs // place.mesh.size) * place.mesh.size), runs - 1)
     points = {
@@ -231,9 +238,22 @@ def _chunks(steps: int, chunk: int | None, stride: int) -> list[int]:
 
 
 def _axis(name: str, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """The values of an axis, after a check that JAX can tell them apart."""
     axis = np.asarray(values)
-    if axis.ndim != 1 or axis.size == 0 or axis.dtype.kind not in "fiuU":
+    strings = sum(isinstance(value, str) for value in values)
+    if axis.ndim != 1 or axis.dtype.kind not in "fiuU" or strings not in (0, axis.size):
         raise ValueError(f"axis '{name}' must be a list of numbers or of strings, got {values!r}")
-    if len(np.unique(axis)) < len(axis):
-        raise ValueError(f"axis '{name}' repeats a value: {values!r}")
+    if axis.size == 0:
+        raise ValueError(f"axis '{name}' must be a list of one value or more, got none")
+    if strings:
+        seen = axis
+    else:
+        dtype = jax.dtypes.canonicalize_dtype(axis.dtype)
+        with np.errstate(over="ignore"):
+            seen = axis.astype(dtype)
+        whole = axis.dtype.kind in "iu"
+        if not (np.array_equal(seen, axis) if whole else np.isfinite(seen).all()):
+            raise ValueError(f"axis '{name}' has values that {dtype} cannot hold: {values!r}")
+    if len(np.unique(seen)) < len(axis):
+        raise ValueError(f"axis '{name}' repeats a value (as {seen.dtype}): {values!r}")
     return axis

@@ -52,7 +52,8 @@ def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
     After SGD this is the projected SGD of Arora, Li & Lyu (2019), setting 2: it removes exactly
     the growth of the norm by which the effective rate tunes itself.  The rest passes unchanged.  A
     unit of norm zero stays zero, and one whose step ends at zero ends there, having no direction;
-    NaN passes through.
+    NaN passes through, and a step whose norm overflows becomes NaN.  The norm is kept to rounding,
+    which in bfloat16 adds up.
 
     Raises:
       ValueError: (in the update) the parameters are not given, or a group does not fit them.
@@ -71,16 +72,25 @@ def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
         del extra_args
         if params is None:
             raise ValueError("keep_norm needs the parameters: call update(updates, state, params)")
-        # factor (w + u) = w + (factor u + excess w), with excess = factor - 1.  Written so, neither
-        # a tiny step nor a huge one loses digits, and rounding does not make the norm drift.
-        G = gr.norm2(groups, params)
+        G, stepped = gr.norm2(groups, params), optax.tree.add(params, updates)
+        after = gr.norm2(groups, stepped)
         growth = (2 * gr.inner(groups, params, updates) + gr.norm2(groups, updates)) / G
-        factor, excess = jax.lax.rsqrt(1 + growth), jnp.expm1(-0.5 * jnp.log1p(growth))
-        ends_at_zero, starts_at_zero = growth <= -1, G == 0
-        factor = jnp.where(ends_at_zero, 1, jnp.where(starts_at_zero, 0, factor))
-        excess = jnp.where(ends_at_zero | starts_at_zero, 0, excess)
+        # Long steps: factor (w + u) - w.  Short steps: the same, as factor u + (factor - 1) w, and
+        # the factor from the growth of the norm alone, or rounding would make the norm drift.
+        short = jnp.abs(growth) < 0.5
+        factor = jax.lax.rsqrt(jnp.where(short, 1 + growth, after / G))
+        excess = jnp.expm1(-0.5 * jnp.log1p(jnp.where(short, growth, 0)))
+        # A step too long for its norm to be computed is lost, visibly.
+        factor = jnp.where(jnp.isinf(after), jnp.nan, factor)
+        no_direction = (G == 0) | (after == 0)
+        of_stepped = jnp.where(short | no_direction, 0, factor)
+        of_updates = jnp.where(no_direction, jnp.where(G == 0, 0, 1), jnp.where(short, factor, 0))
+        of_params = jnp.where(no_direction, 0, jnp.where(short, excess, -1))
         kept = optax.tree.add(
-            gr.rescale(groups, updates, factor), gr.rescale(groups, params, excess)
+            gr.rescale(groups, stepped, of_stepped),
+            optax.tree.add(
+                gr.rescale(groups, updates, of_updates), gr.rescale(groups, params, of_params)
+            ),
         )
         return gr.combine(groups, kept, updates), state
 

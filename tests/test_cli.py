@@ -55,7 +55,7 @@ def test_run_prints_tables_and_writes_result_and_pictures(at, capsys, monkeypatc
     assert float(row[4].rstrip("%")) == pytest.approx(100 * run["test_accuracy"].item(), abs=0.1)
     assert row[5] == "0/1"
 
-    assert "holds a result" in fails(capsys, "run", "separate-rates", *TINY)
+    assert "is not empty, it has final_loss.png" in fails(capsys, "run", "separate-rates", *TINY)
     other = ds.assign(final_loss=ds["final_loss"] + 1)
     monkeypatch.setitem(experiments.EXPERIMENTS, "separate-rates", lambda config, progress: other)
     cli.main(["run", "separate-rates", "--overwrite"])
@@ -76,6 +76,9 @@ BAD = {
     "negative": (["run", "unified-rate", "--rates", "-1", "1"], "rate -1.0 must be a positive"),
     "nan": (["run", "unified-rate", "--rates", "nan"], "rate nan must be a positive"),
     "empty": (["run", "unified-rate", "--rates"], "rates are empty"),
+    "too many": (["run", "unified-rate", "--seeds", "9999999"], "seeds must be 1 to 1000000, got"),
+    "too wide": (["run", "unified-rate", "--width", "9999999"], "width must be 1 to 100000, got"),
+    "no folder": (["run", "unified-rate", "--out", ""], "--out is empty; name a folder"),
     "word": (["run", "unified-rate", "--rates", "big"], "--rates"),
     "batch": (
         ["run", "unified-rate", "--batch", "99999"],
@@ -121,7 +124,7 @@ def test_interrupted_leaves_nothing(at, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(experiments.EXPERIMENTS, "unified-rate", interrupted)
-    with pytest.raises(SystemExit, match="stopped; nothing was written"):
+    with pytest.raises(SystemExit, match="130"):
         cli.main(["run", "unified-rate"])
     assert not list(at.rglob("*.*"))
 

@@ -86,7 +86,9 @@ BAD_ARRAYS = {
     "negative label": ((X, Y - 1), "y has label -1"),
     "gap": ((X, Y * 2), r"largest is 4, unused are \[1, 3\]"),
     "huge label": ((X, np.where(Y == 2, 10**12, Y)), "unused are"),
-    "one class": ((X, Y * 0), "two or more"),
+    "one class": ((X, Y * 0), "all labels, or all values of x, are equal"),
+    "constant": ((X * 0 + 3, Y), "all labels, or all values of x, are equal"),
+    "too few": ((X[:2], Y[:2]), "2 examples leave none for a test"),
     "float labels": ((X, Y.astype(float)), "y must be integers .* got float64"),
     "label matrix": ((X, Y[:, None]), r"got int64 of shape \(50, 1\)"),
     "strings": ((X.astype(str), Y), "x must be numbers"),
@@ -105,11 +107,19 @@ def test_bad_arrays(given, message):
 def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match="unknown data 'cifar'; choose 'digits', 'mnist5k', or"):
         data.load("cifar")
-    with pytest.raises(ValueError, match="no data file at"):
+    with pytest.raises(ValueError, match=r"cannot read the data file .*: No such file"):
         data.load(str(tmp_path / "missing.npz"))
-    (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(ValueError, match=r"is not an .npz file of plain arrays"):
-        data.load(str(tmp_path / "text.npz"))
+    np.savez_compressed(tmp_path / "good.npz", x=X, y=Y)
+    good = (tmp_path / "good.npz").read_bytes()
+    np.save(tmp_path / "npy.npy", X)
+    for content in (b"", b"hello", good[:-40], good[:90] + b"xx" + good[92:],
+                    (tmp_path / "npy.npy").read_bytes()):  # fmt: skip
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"is not an .npz file of plain arrays"):
+            data.load(str(tmp_path / "bad.npz"))
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(ValueError, match=r"cannot read the data file .*: Is a directory"):
+        data.load(str(tmp_path / "folder.npz"))
     np.savez(tmp_path / "names.npz", images=X, y=Y)
     with pytest.raises(ValueError, match=r"holds \['images', 'y'\]; expected x and y"):
         data.load(str(tmp_path / "names.npz"))

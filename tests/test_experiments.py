@@ -101,7 +101,8 @@ def test_where_the_settings_start(unified):
 def test_final_values_against_a_plain_loop():
     """The loss is the mean over minibatches in training mode, accuracy from the running moments."""
     digits = data.load("digits")
-    run = experiments.setting_run(SMALL, digits, "sgd-bn")
+    groups = experiments.find_groups(SMALL, digits, normalised=True)
+    run = experiments.setting_run(SMALL, digits, "sgd-bn", groups)
     state = run.init({"rate": jnp.float32(0.5), "seed": jnp.int32(3)})
     state, _ = jax.jit(lambda s: run.advance(s, 20))(state)
     final = run.finish(state)
@@ -144,7 +145,9 @@ def test_own_data_and_the_papers_network(tmp_path):
     )
     own = str(tmp_path / "mine.npz")
     config = Config(own, "vgg", width=1, rates=(0.1,), seeds=1, steps=4, batch=16, stride=2)
-    make = functools.partial(experiments.setting_run, config, data.load(own))
+    loaded = data.load(own)
+    groups = experiments.find_groups(config, loaded, normalised=True)
+    make = functools.partial(experiments.setting_run, config, loaded, groups=groups)
     ds = sweep.run(make, {"rule": ["sgd-bn"], "rate": [0.1, 10.0], "seed": [0]}, steps=4)
     assert ds["final_loss"].notnull().all()
     assert ds.sizes["group"] == 16 + 15
@@ -181,15 +184,15 @@ BAD = {
     "rate too small for float32": ({"rates": (1e-60,)}, "rate 1e-60 must be"),
     "rate too large for float32": ({"rates": (1e60,)}, r"rate 1e\+60 must be"),
     "repeated rate": ({"rates": (0.1, 0.1 + 1e-12)}, "repeat a value"),
-    "no seeds": ({"seeds": 0}, "seeds must be at least 1, got 0"),
-    "no steps": ({"steps": 0}, "steps must be at least 1, got 0"),
+    "no seeds": ({"seeds": 0}, "seeds must be 1 to 1000000, got 0"),
+    "no steps": ({"steps": 0}, "steps must be 1 to 2147483647, got 0"),
     "stride": ({"steps": 10, "stride": 3}, "steps 10 must be a multiple of stride 3"),
-    "batch of one": ({"batch": 1}, "batch must be at least 2"),
+    "batch of one": ({"batch": 1}, "batch must be 2 to 2147483647, got 1"),
     "batch too large": (
         {"batch": 1439},
         "batch size 1439 must lie between 1 and the 1438 training",
     ),
-    "width": ({"width": 0}, "width must be at least 1, got 0"),
+    "width": ({"width": 0}, "width must be 1 to 100000, got 0"),
     "data": ({"data": "cifar"}, "unknown data 'cifar'"),
 }
 

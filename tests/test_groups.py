@@ -200,9 +200,24 @@ def test_a_group_that_does_not_fit_is_refused_with_its_path(members, message):
             use(groups, draw(0))
 
 
+def test_two_leaves_of_one_path_are_refused():
+    with pytest.raises(ValueError, match="several leaves have the path 'a/b'"):
+        gr.leaves({"a/b": jnp.ones(1), "a": {"b": jnp.ones(2)}})
+
+
+def test_trees_of_different_shapes_are_refused():
+    other = draw(0)
+    other["a"]["kernel"] = jnp.ones((1, 4))
+    for use in (gr.inner, gr.tangent, gr.combine):
+        with pytest.raises(ValueError, match=r"'a/kernel' has shape \((3|1), 4\) in one tree"):
+            use(GROUPS, draw(0), other)
+
+
 def test_integers_are_refused():
     with pytest.raises(ValueError, match="'n' must be an array of floats, got int32"):
         gr.norm2(Groups([Group([Member("n")])]), {"n": jnp.arange(3)})
+    with pytest.raises(ValueError, match="'n' must be an array of floats, got float"):
+        gr.norm2(Groups([Group([Member("n")])]), {"n": 1.0})
 
 
 def test_factors_must_be_one_per_unit():

@@ -66,6 +66,47 @@ def unnormalised_sum(p, x):
     return mse(x @ (p["v"] / jnp.linalg.norm(p["v"]))) + 1e-6 * jnp.sum(p["w"] ** 2)
 
 
+def locally(p, x):
+    """Euler's identity holds near the parameters, where the ReLU is off; far away it does not."""
+    return batch_norm_net(p, x) + jnp.sum(nn.relu(jnp.sum(p["kernel"] ** 2) - 500.0))
+
+
+def triple(p, x):
+    """Kernel, bias and shift before a normalisation over the features: together only."""
+    h = x @ p["m"]["kernel"] + p["m"]["bias"][None] + p["m"]["shift"][:, None]
+    h = standardise(jnp.concatenate([h, jnp.tanh(h * 0) + h * 2], axis=1), 1)
+    return mse(jnp.tanh(h[:, :7]) @ p["head"])
+
+
+def layer_scale(p, x):
+    """A residual branch of little influence: the loss hardly moves, but it is not invariant."""
+    h = x + 1e-5 * nn.relu(jnp.tanh(x) @ p["w1"]) @ p["w2"]
+    return mse(h @ p["head"])
+
+
+def two_axes(p, x):
+    """A stack of two kernels: each channel of each may be scaled, and the stack by kernel too."""
+    h = standardise(jnp.einsum("bi,kio->bko", x, p["kernels"]), 0)
+    return mse(jnp.tanh(h).sum(1) @ p["head"])
+
+
+def float32_net(p, x):
+    """Computes in float32 whatever it is given."""
+    p, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (p, x))
+    return shift_net(p, x)
+
+
+def overlapping(p, x):
+    """(a, b) may be scaled, and (b, c) too, but a leaf belongs to one group."""
+    a, b, c = (jnp.linalg.norm(p[name]) for name in "abc")
+    return (a * c / b - 2) ** 2
+
+
+def margin(p, x):
+    """Exactly zero near the parameters."""
+    return nn.relu(batch_norm_net(p, x) - 1e6)
+
+
 def ones(*paths, axis=None):
     return [Group(Member(path, axis) for path in paths)]
 
@@ -93,6 +134,37 @@ CASES = {
     "jointly, index by index": (
         per_channel, {"n": {"scale": jnp.ones(5), "bias": jnp.zeros(5)}, "head": array(4, 5)},
         ones("n/bias", "n/scale", axis=0),
+    ),
+    "only near by": (locally, NET, []),
+    "three leaves jointly": (
+        triple, {"m": {"kernel": array(2, 5, 7), "bias": array(5, 7), "shift": array(6, 24)},
+                 "head": array(3, 7)},
+        ones("m/bias", "m/kernel", "m/shift"),
+    ),
+    "little influence": (
+        layer_scale, {"w1": array(2, 5, 6), "w2": array(3, 6, 5), "head": array(4, 5)}, [],
+    ),
+    "huge and of little influence": (
+        lambda p, x: batch_norm_net(p, x) + 1e-3 * jnp.mean(p["big"]),
+        {**NET, "big": array(9, 1_000_000)}, ones("kernel", axis=1),
+    ),
+    "the finer of two axes": (
+        two_axes, {"kernels": array(2, 2, 5, 7), "head": array(3, 7)}, ones("kernels", axis=2),
+    ),
+    "float32 inside": (float32_net, {**NET, "bias": jnp.zeros(7)}, ones("kernel", axis=1)),
+    "overlapping": (
+        overlapping, {"a": array(2, 4), "b": array(3, 4), "c": array(4, 4)}, ones("a", "b"),
+    ),
+    "nothing to see": (margin, NET, []),
+    "a joint group around a submodule": (
+        lambda p, x: two_norms(
+            {**p, "a": {"kernel": p["k"], "scale": p["a"]["scale"], "bias": p["a"]["bias"]},
+             "b": {**p["b"], "kernel": p["a"]["mid"]["kernel"]}}, x,
+        ),
+        {"k": array(2, 5, 7), "head": array(4, 6),
+         "b": {"scale": jnp.ones(6), "bias": jnp.zeros(6)},
+         "a": {"bias": jnp.zeros(7), "mid": {"kernel": array(3, 7, 6)}, "scale": jnp.ones(7)}},
+        [*ones("a/mid/kernel", axis=1), *ones("k", axis=1), *ones("a/bias", "a/scale")],
     ),
     "no normalisation": (plain, NET, []),
     "weight decay": (decayed, NET, []),
@@ -139,9 +211,10 @@ def test_a_bias_of_zero_does_not_pass():
     assert detect(loss, {"w": array(2, 5), "b": jnp.zeros(())}, X).groups == Groups()
 
 
-def test_without_effect_is_said():
+@pytest.mark.parametrize("loss", [shift_net, float32_net])
+def test_without_effect_is_said(loss):
     verdicts = {
-        v.group.name: v.kind for v in detect(shift_net, {**NET, "bias": jnp.zeros(7)}, X).verdicts
+        v.group.name: v.kind for v in detect(loss, {**NET, "bias": jnp.zeros(7)}, X).verdicts
     }
     assert verdicts == {"bias": "no effect", "head": "rest", "kernel": "invariant"}
 
@@ -218,6 +291,16 @@ BAD = {
     "integers": (plain, {"n": jnp.arange(3)}, {}, "leaf 'n' is int32"),
     "vector": (lambda p, x: p["w"] * x[0], {"w": array(0, 5)}, {}, r"got float64 of shape \(5,\)"),
     "nan": (lambda p, x: jnp.log(-jnp.sum(p["w"] ** 2)), {"w": array(0, 5)}, {}, "the loss is nan"),
+    "half precision": (
+        lambda p, x: plain(p, x).astype(jnp.bfloat16),
+        NET,
+        {},
+        "the loss is bfloat16",
+    ),
+    "no loss": (lambda p, x: None, NET, {}, "the loss must return a floating scalar"),
+    "no parameters": (plain, {}, {}, "there are no parameters"),
+    "text": (plain, {"n": "x"}, {}, "leaf 'n' is str"),
+    "nan parameter": (plain, {"n": jnp.array([jnp.nan])}, {}, "leaf 'n' is not finite"),
     "draws": (plain, NET, {"draws": 0}, "draws must be at least 1, got 0"),
     "tolerance": (plain, NET, {"tolerance": 0.0}, "between 0 and 1, got 0.0"),
 }

@@ -57,6 +57,22 @@ def test_small_angles_keep_their_digits(size):
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+def test_tiny_and_huge_units_are_measured(size):
+    """The squares of their products would leave float32."""
+    groups = Groups([Group([Member("w")])])
+    params, updates = {"w": jnp.array([size, 0.0])}, {"w": jnp.array([0.0, 0.1 * size])}
+    got = measure.on_spheres(groups, params, params, updates, RATE)
+    np.testing.assert_allclose(got["angle"], [np.arctan(0.1)], rtol=1e-5)
+    np.testing.assert_allclose(got["spherical_gradient"], [size**2], rtol=1e-5)
+
+
+def test_a_rest_in_half_precision():
+    half = {name: leaf.astype(jnp.bfloat16) for name, leaf in tree(0).items()}
+    got = measure.on_spheres(GROUPS, half, half, half, RATE)
+    assert got["spherical_gradient_whole"].dtype == jnp.float32
+
+
 def test_angle_past_a_right_one():
     params = {"w": jnp.array([1.0, 0.0])}
     groups = Groups([Group([Member("w")])])

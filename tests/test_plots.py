@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_results import INF, NAN, RATES, dataset
 
-from bnrate import plots, results
+from bnrate import plots
 
 LOSSES = np.array(
     [
@@ -87,14 +87,14 @@ def test_each_experiment_has_its_figures(ds, experiment, tmp_path):
     final = "test_accuracy" if experiment == "generalization" else "final_loss"
     assert set(figures) == {final, "spheres"}
     for name, figure in figures.items():
-        results.save_picture(figure, tmp_path / f"{name}.png")
+        figure.savefig(tmp_path / f"{name}.png")
     assert {path.name for path in tmp_path.iterdir()} == {f"{final}.png", "spheres.png"}
     assert (tmp_path / "spheres.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_everything_lost_can_still_be_drawn(ds, tmp_path):
     lost = ds.assign(final_loss=ds["final_loss"] * NAN, diverged=ds["diverged"] | True)
-    results.save_picture(plots.figures(lost)["final_loss"], tmp_path / "x.png")
+    plots.figures(lost)["final_loss"].savefig(tmp_path / "x.png")
 
 
 def test_nothing_global_is_changed(ds):
@@ -109,7 +109,7 @@ def test_nothing_global_is_changed(ds):
 def test_one_rate_one_seed_one_record(ds, tmp_path):
     smallest = ds.isel(rate=[0], seed=[0], step=[0], rule=[0], group=[0])
     for name, figure in plots.figures(smallest).items():
-        results.save_picture(figure, tmp_path / f"{name}.png")
+        figure.savefig(tmp_path / f"{name}.png")
 
 
 def test_it_draws_where_it_is_told(ds):

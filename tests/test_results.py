@@ -32,7 +32,7 @@ def dataset(losses, rates=RATES, diverged=None, dim="rate"):
             "seed": np.arange(losses.shape[2]),
             "step": [0, 10, 20],
         },
-        attrs={"experiment": "unified-rate", "devices": 2},
+        attrs={"experiment": "unified-rate", "devices": 2, "bnrate": "0.1.0"},
     )
 
 
@@ -72,26 +72,88 @@ def test_a_result_is_replaced_only_when_told(tmp_path):
     folder, other = tmp_path / "result", dataset([[[1.0]] * 4])
     with results.writing(folder) as scratch:
         results.save(DS, scratch)
-    refused = pytest.raises(
-        ValueError, match="holds a result; choose another folder, or pass overw"
-    )
+    refused = pytest.raises(ValueError, match=r"is not empty, it has results.zarr; choose another")
     with refused, results.writing(folder):
         raise AssertionError
     xr.testing.assert_identical(results.load(folder), DS)
     with results.writing(folder, overwrite=True) as scratch:
         results.save(other, scratch)
     xr.testing.assert_identical(results.load(folder), other)
-    assert list(tmp_path.iterdir()) == [folder]
+    assert [path.name for path in folder.iterdir()] == ["results.zarr"]
 
 
-def test_what_is_not_a_result_is_never_replaced(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    refused = pytest.raises(ValueError, match="holds something that is not a result")
-    with refused, results.writing(tmp_path, overwrite=True):
+def test_what_is_not_ours_is_never_touched(tmp_path):
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("years of work")
+    with (
+        pytest.raises(ValueError, match=r"not empty, it has thesis.tex"),
+        results.writing(tmp_path),
+    ):
         raise AssertionError
-    with refused, results.writing(tmp_path / "thesis.tex", overwrite=True):
+    with results.writing(tmp_path, overwrite=True) as scratch:
+        results.save(DS, scratch)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.zarr", "thesis.tex"]
+    with pytest.raises(ValueError, match=r"cannot write"), results.writing(thesis, overwrite=True):
         raise AssertionError
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert thesis.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_results_zarr_that_is_not_ours_is_never_replaced(kind, tmp_path):
+    precious, folder = tmp_path / "precious", tmp_path / "folder"
+    folder.mkdir()
+    if kind == "link":
+        with results.writing(precious) as scratch:
+            results.save(DS, scratch)
+        (folder / "results.zarr").symlink_to(precious / "results.zarr")
+    else:
+        (folder / "results.zarr").mkdir()
+        (folder / "results.zarr" / "mine").write_text("mine")
+    refused = pytest.raises(ValueError, match=r"results.zarr' is not a result of bnrate")
+    with refused, results.writing(folder, overwrite=True):
+        raise AssertionError
+    assert (folder / "results.zarr").exists()
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with results.writing(tmp_path / "link") as scratch:
+        results.save(DS, scratch)
+    assert (tmp_path / "link").is_symlink()
+    xr.testing.assert_identical(results.load(tmp_path / "disk"), DS)
+    monkeypatch.chdir(tmp_path / "disk")
+    with results.writing("../disk", overwrite=True) as scratch:
+        results.save(DS, scratch)
+    xr.testing.assert_identical(results.load("."), DS)
+
+
+def test_an_old_result_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    folder = tmp_path / "result"
+    with results.writing(folder) as scratch:
+        results.save(DS, scratch)
+    rename = type(tmp_path).rename
+
+    def broken(self, target):
+        if self.name == "results.zarr" and self.parent != folder:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", broken)
+    with pytest.raises(KeyboardInterrupt), results.writing(folder, overwrite=True) as scratch:
+        results.save(dataset([[[1.0]] * 4]), scratch)
+    xr.testing.assert_identical(results.load(folder), DS)
+    assert [path.name for path in folder.iterdir()] == ["results.zarr"]
+
+
+def test_a_full_disk_is_one_error(tmp_path):
+    def fill():
+        with results.writing(tmp_path / "a" / "b"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(ValueError, match=r"could not write to .*No space left on device"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path):
@@ -99,6 +161,15 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path):
     refused = pytest.raises(ValueError, match=r"cannot write to '.*/file/result': .*; choose")
     with refused, results.writing(tmp_path / "file" / "result"):
         raise AssertionError
+
+
+@pytest.mark.parametrize("victim", ["zarr.json", "final_loss/zarr.json", "final_loss/c/0/0/0"])
+def test_a_damaged_result_is_one_error(victim, tmp_path):
+    with results.writing(tmp_path) as scratch:
+        results.save(DS, scratch)
+    (tmp_path / "results.zarr" / victim).write_text("{")
+    with pytest.raises(ValueError, match=r"is damaged .*; run the experiment again"):
+        results.load(tmp_path)
 
 
 def test_loading_what_is_not_there(tmp_path):
@@ -138,6 +209,14 @@ def test_over_seeds():
     ds = dataset([[[0.3, 0.1, 0.2]] * 4])
     summary = results.over_seeds(ds, "final_loss").isel(rule=0, rate=0)
     np.testing.assert_allclose([summary[n] for n in ("median", "low", "high")], [0.2, 0.1, 0.3])
+    # of an even number the worse of the middle two; half diverged is not typical
+    even = dataset([[[0.3, 0.1, 0.2, 0.4]] * 4])
+    assert results.over_seeds(even, "final_loss")["median"][0, 0] == np.float32(0.3)
+    half = dataset([[[0.1, 0.2]] * 4], diverged=[[[False, True]] * 4])
+    assert results.over_seeds(half, "final_loss")["median"][0, 0] == INF
+    assert results.over_seeds(half, "test_accuracy")["median"][0, 0] == 0
+    with pytest.raises(ValueError, match="the Dataset has no 'final_loss'"):
+        results.over_seeds(ds.drop_vars("final_loss"), "final_loss")
     with pytest.raises(ValueError, match="unknown final value 'loss'; choose one of final_loss"):
         results.over_seeds(ds, "loss")
 
@@ -216,6 +295,23 @@ def test_bad_limits(given, message):
 def test_no_best_among_the_lost():
     with pytest.raises(ValueError, match="every run diverged"):
         results.tuning_freedom(dataset([[[NAN]] * 4]), factor=2.0)
+
+
+def test_curves_are_over_rule_rate_and_seed():
+    several = xr.concat([DS, DS], xr.DataArray([0.1, 0.2], dims="rate_rest", name="rate_rest"))
+    with pytest.raises(ValueError, match="varies rate_rest too; take one entry"):
+        results.curves(several)
+    for ds in (
+        several.isel(rate_rest=[0]),
+        DS.isel(seed=0),
+        DS.isel(rule=0),
+        DS.drop_vars("title"),
+    ):
+        got = results.curves(ds)
+        assert got["diverged"].dims == DS["diverged"].dims or set(got["diverged"].dims) == {
+            "rule", "rate", "seed",
+        }  # fmt: skip
+        assert got["title"].dims == ("rule",)
 
 
 def test_a_dataset_without_rates_is_refused():

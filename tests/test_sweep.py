@@ -117,6 +117,35 @@ def test_the_same_sweep_twice_is_bitwise_equal(executor):
     assert one.identical(two)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("executor", sweep.EXECUTORS)
+def test_the_executor_is_the_one_that_was_asked_for(executor, devices, monkeypatch):
+    """Map takes one run after the other, vmap all of a device's share; on as many as were asked."""
+    shares, meshes = [], []
+
+    class Seen(Quadratic):
+        def init(self, point):
+            state = super().init(point)
+            shares.append(jax.typeof(state["rate"]).shape)
+            return state
+
+    def lax_map(f, xs):
+        shares.append("one by one")
+        return jax.lax.scan(lambda _, x: (None, f(x)), None, xs)[1]
+
+    place = sweep._Placement.__call__
+    monkeypatch.setattr(jax.lax, "map", lax_map)
+    monkeypatch.setattr(
+        sweep._Placement,
+        "__call__",
+        lambda self, f: meshes.append(self.mesh.size) or place(self, f),
+    )
+    grid = {"rate": [0.1, 0.2, 0.3, 0.4], "start": [1]}
+    sweep.run(Seen, grid, steps=2, executor=executor, devices=jax.devices()[:devices])
+    assert ("one by one" in shares) == (executor == "map")
+    assert set(meshes) == {devices}
+
+
 def test_executors_agree():
     one, two = (sweep.run(Quadratic, GRID, steps=20, executor=e) for e in sweep.EXECUTORS)
     np.testing.assert_allclose(one["w"], two["w"], rtol=1e-5)
@@ -148,6 +177,12 @@ BAD = {
     "nested axis": ({"rate": [[0.1]]}, {}, r"axis 'rate' must be a list"),
     "repeat": ({"rate": [0.1, 0.1]}, {}, "axis 'rate' repeats a value"),
     "objects": ({"rate": [None]}, {}, "axis 'rate' must be a list of numbers or of strings"),
+    "mixed": ({"rule": ["plain", 0.1]}, {}, "axis 'rule' must be a list of numbers or of strings"),
+    "same in float32": ({"rate": [0.1, 0.1 + 1e-12]}, {}, r"repeats a value \(as float32\)"),
+    "too long for int32": ({"start": [0, 2**32]}, {}, "values that int32 cannot hold"),
+    "nan": ({"rate": [float("nan")]}, {}, "values that float32 cannot hold"),
+    "no numbers": ({"rule": ["plain"]}, {}, "the grid needs an axis of numbers, it has rule"),
+    "taken": ({"rate": [0.1], "step": [1]}, {}, "the name 'step' is taken"),
     "executor": (GRID, {"executor": "pmap"}, "unknown executor 'pmap'; choose one of map, vmap"),
     "steps": (GRID, {"steps": 0}, "steps must be a positive multiple of the stride 1, got 0"),
     "chunk": (GRID, {"chunk": -1}, "chunk must be a positive multiple of the stride 1, got -1"),
@@ -158,6 +193,12 @@ BAD = {
 def test_bad_input(grid, options, message):
     with pytest.raises(ValueError, match=message):
         sweep.run(Quadratic, grid, **{"steps": 4, **options})
+
+
+def test_make_must_make():
+    # in these tests the types are checked first
+    with pytest.raises((ValueError, TypeError), match="make"):
+        sweep.run(Quadratic(), GRID, steps=2)
 
 
 def test_steps_must_fit_the_stride():

@@ -97,9 +97,11 @@ def test_rates_and_seed_are_traced():
 
 
 def test_two_rates_or_one():
-    both = train.rates_of({"rate": jnp.float32(0.1)})
+    both = train.rates_of(point(0.1))
     assert both == Rates(jnp.float32(0.1), jnp.float32(0.1))
-    two = train.rates_of({"rate_invariant": jnp.float32(3), "rate_rest": jnp.float32(0.1)})
+    two = train.rates_of(
+        {"rate_invariant": jnp.float32(3), "rate_rest": jnp.float32(0.1), "seed": jnp.int32(0)}
+    )
     assert (two.invariant, two.rest) == (jnp.float32(3), jnp.float32(0.1))
     run = small_run()
     p = {"rate_invariant": jnp.float32(5), "rate_rest": jnp.float32(0), "seed": jnp.int32(0)}
@@ -144,6 +146,23 @@ def test_a_final_value_that_is_not_finite_counts_as_diverged():
         evaluate=lambda params, extra: {"final_loss": jnp.log(-params["w"][0])},
     )
     assert run.finish(run.init(point()))["diverged"]
+
+
+def test_by_default_the_final_loss_is_that_of_the_next_batch():
+    run = train.make_run(
+        init=lambda key: ({"w": jnp.arange(1.0, 4.0), "b": jnp.float32(1)}, jnp.int32(0)),
+        loss=quotient,
+        batch=lambda key, step: jax.random.uniform(jax.random.fold_in(key, step), (3,)),
+        rule=sgd,
+    )
+    state, _ = run.advance(run.init(point()), 3)
+    _, trace = run.advance(state, 1)
+    np.testing.assert_allclose(run.finish(state)["final_loss"], trace["loss"][0], rtol=1e-6)
+
+
+def test_a_point_without_what_a_run_needs():
+    with pytest.raises(ValueError, match=r"needs the axes seed and rate, .* the grid has lr, seed"):
+        small_run().init({"lr": jnp.float32(1), "seed": jnp.int32(0)})
 
 
 def test_stride_must_be_positive():

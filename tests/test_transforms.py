@@ -116,18 +116,16 @@ def test_a_group_that_does_not_fit_is_refused_at_once(rule):
 @every_rule
 @pytest.mark.parametrize("c", [0.01, 0.5, 30.0])
 def test_rescaling_law(rule, c):
-    """w -> c w, grad -> grad / c, rate -> c^2 rate: the same directions, the same rest."""
+    """w -> c w, grad -> grad / c, rate -> c^2 rate: the same directions."""
     params, grads = tree(0), tree(1)
     up = jnp.full(len(gr.units(GROUPS, params)), c)
     here, _, _ = step(rule(0.3), params, grads)
     there, _, _ = step(
         rule(0.3 * c**2), gr.rescale(GROUPS, params, up), gr.rescale(GROUPS, grads, 1 / up)
     )
-    chex.assert_trees_all_close(
-        gr.leaves(gr.unit_vectors(GROUPS, here))["a/kernel"],
-        gr.leaves(gr.unit_vectors(GROUPS, there))["a/kernel"],
-        atol=1e-5,
-    )
+    directions = [gr.leaves(gr.unit_vectors(GROUPS, end)) for end in (here, there)]
+    for path in GROUPS.paths:
+        np.testing.assert_allclose(directions[0][path], directions[1][path], atol=1e-5)
 
 
 def test_by_group_uses_each_rate_on_its_side():
@@ -159,6 +157,21 @@ def test_keep_norm_is_the_step_rescaled_and_leaves_the_rest():
     expected = gr.rescale(GROUPS, plain, factors)
     chex.assert_trees_all_close(kept, expected, rtol=1e-5)
     np.testing.assert_array_equal(kept["head"], plain["head"])
+
+
+@pytest.mark.parametrize("short_of_zero", [1e-2, 1e-4])
+def test_the_norm_is_kept_through_a_step_that_nearly_ends_at_zero(short_of_zero):
+    params = tree(0)
+    tx = transforms.keep_norm(GROUPS)
+    updates = jax.tree.map(lambda p: (short_of_zero - 1) * p, params)
+    new = optax.apply_updates(params, tx.update(updates, tx.init(params), params)[0])
+    np.testing.assert_allclose(gr.norm2(GROUPS, new), gr.norm2(GROUPS, params), rtol=1e-5)
+
+
+def test_a_step_that_overflows_is_lost_visibly():
+    params = tree(0)
+    new, _, _ = step(keep_norm(1e30), params, tree(1))
+    assert jnp.all(jnp.isnan(new["a"]["kernel"]))
 
 
 def test_the_norm_does_not_drift_over_many_small_steps(key):

@@ -17,7 +17,7 @@ def data_dependent(model: MLP | VGG, key: Array, x: Float[Array, "batch ..."]) -
     Setting 3b of the paper (Krähenbühl et al. 2015; Mishkin & Matas 2015; Salimans & Kingma 2016).
     The kernels are those of the same network with BatchNorm, and the moments of this one batch are
     folded into them: kernel / sqrt(var), bias = -mean / sqrt(var).  On `x` the two networks are the
-    same function.
+    same function.  A channel that is constant on `x` has no variance to set; it becomes zero.
 
     Args:
       model: a network with `norm=None`.

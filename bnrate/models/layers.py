@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bnrate import normalize
@@ -33,8 +35,9 @@ class BatchNorm(nn.Module):
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels, x.dtype)
         bias = self.param("bias", nn.initializers.zeros, channels, x.dtype)
-        mean = self.variable("batch_stats", "mean", nn.initializers.zeros, None, channels, x.dtype)
-        var = self.variable("batch_stats", "var", nn.initializers.ones, None, channels, x.dtype)
+        dtype = jax.eval_shape(normalize.moments, x).mean.dtype
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, dtype)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, dtype)
         using = average = normalize.Moments(mean.value, var.value)
         if train:
             using = normalize.moments(x)
