@@ -41,4 +41,4 @@ def test_what_it_names_exists():
     makefile = (ROOT / "Makefile").read_text()
     assert targets == ["demo", "test"]
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    assert set(re.findall(r"bnrate run ([a-z-]+)", README)) <= set(experiments.EXPERIMENTS)
+    assert set(re.findall(r"bnrate run ([a-z]\S+[a-z])", README)) <= set(experiments.EXPERIMENTS)
