@@ -1,9 +1,7 @@
 """The paper's experiments, one function per figure (Arora, Li & Lyu, ICLR 2019).
 
-    >>> list(EXPERIMENTS)
-    ['separate-rates', 'unified-rate', 'generalization']
-
-For example `unified_rate(Config(seeds=1))`, in about half a minute on two cores.
+>>> list(EXPERIMENTS)
+['separate-rates', 'unified-rate', 'generalization']
 """
 
 import dataclasses

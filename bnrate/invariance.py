@@ -47,7 +47,8 @@ class Verdict:
       kind: "invariant", "no effect" (nothing that was tried changes the loss) or "rest".
       euler: the largest |<w, grad>| / sum |w * grad| over points and units.
       scaling: the largest |L(c w) - L(w)| over points and factors, relative to that at random
-        points as far from w; NaN if not tried, because Euler's identity had failed already.
+        points as far from w; NaN if not tried, because Euler's identity had failed already.  Both
+        are NaN where there is no effect to measure.
     """
 
     group: gr.Group
@@ -67,10 +68,10 @@ class Detection:
         rows = [("leaves", "unit axis", "verdict", "euler", "scaling")]
         for v in self.verdicts:
             axes = ",".join(str(m.axis) for m in v.group.members if m.axis is not None) or "-"
-            scaling = "" if np.isnan(v.scaling) else f"{v.scaling:.1e}"
+            euler, scaling = ("" if np.isnan(r) else f"{r:.1e}" for r in (v.euler, v.scaling))
             jointly = v.kind == REST and v.group.name in self.groups.paths
             kind = "only jointly" if jointly else v.kind
-            rows.append((v.group.name, axes, kind, f"{v.euler:.1e}", scaling))
+            rows.append((v.group.name, axes, kind, euler, scaling))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
         return "\n".join(lines)
@@ -142,7 +143,15 @@ class _Trial(NamedTuple):
     tolerance: float
 
     @classmethod
-    def at_random_points(cls, loss, params, batches, draws, seed, tolerance):
+    def at_random_points(
+        cls,
+        loss: Callable[..., Any],
+        params: PyTree,
+        batches: list[Sequence[Any]],
+        draws: int,
+        seed: int,
+        tolerance: float,
+    ) -> "_Trial":
         rng = np.random.default_rng(seed)
         value = jax.jit(lambda p, *args: _scalar(loss(p, *args)))
         value_and_grad = jax.jit(jax.value_and_grad(value))
@@ -165,7 +174,7 @@ class _Trial(NamedTuple):
         """Try the leaves together: each index along an axis, if there is one, or as a whole."""
         whole = gr.Group(map(gr.Member, paths))
         if self.without_effect(whole):
-            return Verdict(whole, NO_EFFECT, 0.0, 0.0)
+            return Verdict(whole, NO_EFFECT, np.nan, np.nan)
         for axes in _unit_axes(paths, self.points[0].products):
             by_index = self.attempt(gr.Group(map(gr.Member, paths, axes)))
             if by_index.kind == INVARIANT:
