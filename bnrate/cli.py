@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
 try:
+    import matplotlib  # noqa: F401 (so that no run ends without its pictures)
     import tyro
     from tqdm.auto import tqdm
 except ModuleNotFoundError as missing:
     raise SystemExit(
-        f"bnrate: the command line needs {missing.name}: pip install 'bnrate[cli]'"
+        f"bnrate: the command line needs {missing.name}: pip install 'bnrate[cli,plot]'"
     ) from missing
 
 THRESHOLD = 0.2  # the final loss up to which a rate counts as good, in the printed summary

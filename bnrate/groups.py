@@ -241,7 +241,9 @@ def _group_from_json(group: Any, form: str) -> Group:
         match member:
             case {"path": str(), **others} if not others:
                 pass
-            case {"path": str(), "axis": int(axis), **others} if not others and axis is not True:
+            case {"path": str(), "axis": int(axis), **others} if not (
+                others or isinstance(axis, bool)
+            ):
                 pass
             case _:
                 raise ValueError(

@@ -121,12 +121,17 @@ def plot_trace(
 
 
 def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
-    """The figures of an experiment, by name: final values, and the spheres of normalised rules."""
+    """The figures of an experiment, by name: final values, and the spheres of normalised rules.
+
+    Args:
+      ds: the result of a sweep of `train` runs.
+    """
     ds = results.curves(ds)
     name = "test_accuracy" if ds.attrs.get("experiment") == "generalization" else "final_loss"
     final, ((ax,),) = _figure(1, 1, (6.4, 4.2))
     plot_final(ds, name, ax)
-    normalised = [rule for rule in ds["rule"].values if ds["norm2"].sel(rule=rule).notnull().any()]
+    measured = ds["norm2"].notnull().any(["group", "step", results.rate_dim(ds), "seed"])
+    normalised = list(ds["rule"].values[measured])
     if not normalised:
         return {name: final}
     spheres, axes = _figure(2, len(normalised), (4.0 * len(normalised), 6.0))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _STORE = "results.zarr"
 _SCRATCH = ".writing-"
+_ADVICE = "choose another folder (--out)"
 _WORST = {"final_loss": np.inf, "test_accuracy": 0.0}
 _RATE_DIMS = ("rate", "rate_invariant")
 
@@ -67,35 +68,30 @@ def _git_revision(folder: Path) -> str:
 def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A scratch folder whose entries move into `folder` when the block ends well, and only then.
 
-    Nothing else in `folder` is touched.  If the block raises, or a move fails, all is as before.
+    Nothing else in `folder` is touched.  If the block raises, all is as before; an entry moves
+    whole or not at all.
 
     Raises:
       ValueError: at once, if `folder` cannot be written, is not empty and `overwrite` is not set,
-        or has a results.zarr that is none of ours; at the end, if writing failed.
+        or has a results.zarr that is none of ours; at the end, if writing failed, or if somebody
+        else has written there meanwhile.
     """
     folder = Path(folder).resolve()
-    advice = "choose another folder (--out)"
     try:
-        entries = _entries(folder)
-        if entries and not overwrite:
-            raise ValueError(
-                f"'{folder}' is not empty, it has {', '.join(entries[:3])}; {advice}, "
-                "or replace the result in it (--overwrite)"
-            )
-        if _STORE in entries and not _is_result(folder / _STORE):
-            raise ValueError(f"'{folder / _STORE}' is not a result of bnrate; {advice}")
+        _check_target(folder, overwrite)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
     except OSError as error:
-        raise ValueError(f"cannot write to '{folder}': {error.strerror}; {advice}") from error
+        raise ValueError(f"cannot write to '{folder}': {error.strerror}; {_ADVICE}") from error
     try:
         yield scratch
+        _check_target(folder, overwrite)
         for entry in sorted(scratch.iterdir()):
             _move(entry, folder / entry.name)
         created = []
     except OSError as error:
-        raise ValueError(f"could not write to '{folder}': {error}; {advice}") from error
+        raise ValueError(f"could not write to '{folder}': {error}; {_ADVICE}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         for path in created:
@@ -103,11 +99,17 @@ def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
                 path.rmdir()
 
 
-def _entries(folder: Path) -> list[str]:
-    """What a folder holds, besides what a killed process may have left."""
-    if not folder.exists():
-        return []
-    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(_SCRATCH))
+def _check_target(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder with anything in it (but scratch), or to replace what is not ours."""
+    inside = folder.iterdir() if folder.exists() else []
+    entries = sorted(path.name for path in inside if not path.name.startswith(_SCRATCH))
+    if entries and not overwrite:
+        raise ValueError(
+            f"'{folder}' is not empty, it has {', '.join(entries[:3])}; {_ADVICE}, "
+            "or replace the result in it (--overwrite)"
+        )
+    if _STORE in entries and not _is_result(folder / _STORE):
+        raise ValueError(f"'{folder / _STORE}' is not a result of bnrate; {_ADVICE}")
 
 
 def _is_result(store: Path) -> bool:

@@ -129,6 +129,24 @@ def test_interrupted_leaves_nothing(at, monkeypatch):
     assert not list(at.rglob("*.*"))
 
 
+@pytest.mark.parametrize("package", ["tyro", "tqdm", "matplotlib"])
+def test_a_missing_package_is_named_before_any_work(package):
+    program = f"import sys; sys.modules['{package}'] = None; import bnrate.cli"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"needs {package}" in done.stderr
+    assert "pip install 'bnrate[cli,plot]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_fault(tmp_path):
+    command = f"{sys.executable} -m bnrate.cli list | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
 CORES = len(os.sched_getaffinity(0))
 
 

@@ -248,6 +248,8 @@ def test_impossible_values_are_refused(make, message):
 
 BAD_JSON = ["", "[]", "{}", '{"groups": 3}', '{"groups": [{}]}', '{"groups": [[{"axis": 1}]]}',
             '{"groups": [["x"]]}', '{"groups": [[{"path": "x", "axes": 1}]]}', '{"groups": [[]]}',
+            '{"groups": [[{"path": "x", "axis": true}]]}',
+            '{"groups": [[{"path": "x", "axis": false}]]}',
             '{"groups": [[{"path": "x", "axis": 1.5}]]}']  # fmt: skip
 
 

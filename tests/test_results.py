@@ -146,6 +146,18 @@ def test_an_old_result_comes_back_if_the_new_one_cannot_take_its_place(tmp_path,
     assert [path.name for path in folder.iterdir()] == ["results.zarr"]
 
 
+def test_a_result_that_appeared_meanwhile_is_not_replaced(tmp_path):
+    def late():
+        with results.writing(tmp_path) as scratch:
+            results.save(dataset([[[1.0]] * 4]), scratch)
+            with results.writing(tmp_path) as first:
+                results.save(DS, first)
+
+    with pytest.raises(ValueError, match=r"is not empty, it has results.zarr"):
+        late()
+    xr.testing.assert_identical(results.load(tmp_path), DS)
+
+
 def test_a_full_disk_is_one_error(tmp_path):
     def fill():
         with results.writing(tmp_path / "a" / "b"):
