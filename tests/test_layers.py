@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "data": set(),
     "results": {"__init__"},
     "invariance": {"groups"},
+    "certify": {"groups"},
     "transforms": {"groups"},
     "measure": {"groups"},
     "models": {"groups", "normalize"},

@@ -1,0 +1,235 @@
+"""What a proof says, in the words of the user's parameters and of the user's lines."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+
+from bnrate import groups as gr
+from bnrate.certify import linear
+from bnrate.certify.ledger import Constraint
+from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL, FIXED, LOSS, PENALTY
+from bnrate.certify.solution import Solution, on_leaves
+from bnrate.certify.source import Site
+
+_LONGEST = 60  # section of the table, in rows
+_WIDEST = 48  # column
+
+
+@dataclasses.dataclass(frozen=True)
+class EpsSite:
+    """An epsilon of the program: the claims hold exactly once this literal is 0."""
+
+    value: float
+    what: str
+    site: Site
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} {self.site}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Break:
+    """A constraint that stops leaves from being scaled together, and what to do about it."""
+
+    what: str
+    primitive: str
+    needs: str
+    site: Site
+    advice: str
+    kind: Literal["hard", "eps", "gradient"]
+
+    def __str__(self) -> str:
+        return f"{self.what} [{self.primitive}] {self.site}; needs {self.needs}. {self.advice}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What may be rescaled, proven for one traced loss: its shapes and its static arguments.
+
+    Attributes:
+      groups: the scale-invariant leaves and minimal joint groups, each leaf in one at most, with
+        a unit axis where each index along it may be scaled alone.
+      no_effect: paths of leaves on whose value the loss does not depend.
+      rescalings: further symmetries, {path: whole exponent}; part of a leaf is "path[:, 0:8]".
+        Together with `groups` and `no_effect` they span all that is proven of whole leaves.
+      eps_sites: where an epsilon breaks exact invariance.
+      strict: whether the epsilons count as what they are, rather than as 0.
+    """
+
+    groups: gr.Groups
+    no_effect: tuple[str, ...]
+    rescalings: tuple[Mapping[str, int], ...]
+    eps_sites: tuple[EpsSite, ...]
+    strict: bool
+    _solution: Solution = dataclasses.field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, solution: Solution) -> "Certificate":
+        """The certificate of a solved program."""
+        sites = {
+            (c.value, c.site): EpsSite(float(c.value or 0), c.what, c.site)
+            for c in solution.reading.constraints if c.kind == "eps"
+        }  # fmt: skip
+        return cls(
+            groups=solution.groups(),
+            no_effect=tuple(solution.names[i] for i in sorted(solution.without_effect)),
+            rescalings=tuple(solution.rescalings()),
+            eps_sites=tuple(sites.values()),
+            strict=solution.strict,
+            _solution=solution,
+        )
+
+    @property
+    def rest(self) -> tuple[str, ...]:
+        """The paths of all leaves that are in no group and have an effect."""
+        taken = {*self.groups.paths, *self.no_effect}
+        return tuple(path for path in self._solution.names if path not in taken)
+
+    def why(self, paths: str | Iterable[str], axis: int | None = None) -> tuple[Break, ...]:
+        """What stops these leaves from being scaled together by one c, in program order.
+
+        With an `axis`: what stops each index along it from being scaled alone.  Empty if nothing
+        does.  Epsilons are listed whether or not they count.
+
+        Raises:
+          ValueError: there is no such leaf, or a leaf has no such axis.
+        """
+        paths = (paths,) if isinstance(paths, str) else tuple(paths)
+        solution = self._solution
+        leaves = [self._number(path) for path in paths]
+        if axis is None:
+            wanted = [{i: 1 for i in leaves}]
+            rows = [(c, on_leaves(c.row)) for c in solution.reading.constraints]
+        else:
+            for i in leaves:
+                if not 0 <= axis < len(solution.shapes[i]):
+                    raise ValueError(
+                        f"leaf '{solution.names[i]}' has shape {solution.shapes[i]}, so it has no "
+                        f"axis {axis}; give an axis from 0 to {len(solution.shapes[i]) - 1}"
+                    )
+            wanted = solution.spikes(leaves, [axis] * len(leaves))
+            rows = [(c, c.row) for c in solution.reading.constraints]
+        broken = [(c, row, n) for c, row in rows for v in wanted if (n := linear.inner(row, v))]
+        # An epsilon that met no excuse stands in the list twice.
+        hard = {frozenset(c.row.items()) for c, _, _ in broken if c.kind == "hard"}
+        broken = [b for b in broken if b[0].kind == "hard" or frozenset(b[0].row.items()) not in hard]
+        return tuple(self._break(c, row, n, paths, broken) for c, row, n in broken)
+
+    def _number(self, path: str) -> int:
+        if path not in self._solution.names:
+            known = ", ".join(f"'{name}'" for name in self._solution.names[:8])
+            raise ValueError(f"there is no leaf '{path}'; the leaves are {known}, ...")
+        return self._solution.names.index(path)
+
+    def _break(
+        self, c: Constraint, row: Mapping, value: linear.Fraction, paths: tuple[str, ...], broken: list
+    ) -> Break:
+        terms = " ".join(
+            f"{'+' if k > 0 else '-'} {'' if abs(k) == 1 else f'{abs(k)} '}d({self._name(column)})"
+            for column, k in sorted(row.items(), key=lambda item: str(item[0]))
+        ).removeprefix("+ ")
+        return Break(
+            what=c.what if c.value is None else f"{c.what} ({c.value:.3g})",
+            primitive=c.primitive,
+            needs=f"{terms} = 0, is {value}",
+            site=c.site,
+            advice=self._advice(c, paths, all(b[0].kind == "eps" for b in broken)),
+            kind="gradient" if c.gradient else "eps" if c.kind == "eps" else "hard",
+        )
+
+    def _name(self, column: object) -> str:
+        names = self._solution.names
+        if isinstance(column, int):
+            return names[column]
+        return self._solution.part(column)
+
+    def _advice(self, c: Constraint, paths: tuple[str, ...], only_eps: bool) -> str:
+        """One sentence on what to do, the most helpful that applies."""
+        joint = [g for g in self.groups if {m.path for m in g.members} > set(paths)]
+        if only_eps:
+            return "Scale-invariant up to this epsilon."
+        if joint:
+            return f"Only jointly: {' + '.join(m.path for m in joint[0].members)}."
+        if c.gradient:
+            return "The value is invariant, the gradient is not proven orthogonal."
+        return _ADVICE.get(c.what, "Normalise before it, or leave this leaf to the rest.")
+
+    def directions(self) -> list[dict[str, np.ndarray]]:
+        """A basis of all that is proven: the exponents of all entries, w -> c^exponent w.
+
+        One mapping per dimension, from path to an array of the leaf's shape; other leaves stay.
+        There are as many as dimensions: meant for small models and for tests.
+        """
+        return self._solution.directions()
+
+    def to_json(self) -> str:
+        """The certificate as JSON, with the first break of every leaf that is not invariant."""
+        document = {
+            "groups": json.loads(gr.to_json(self.groups))["groups"],
+            "no_effect": self.no_effect,
+            "rescalings": [dict(r) for r in self.rescalings],
+            "rest": {path: [str(b) for b in self.why(path)[:1]] for path in self.rest},
+            "strict": self.strict,
+            "eps_sites": [dataclasses.asdict(e) for e in self.eps_sites],
+        }
+        return json.dumps(document, indent=2) + "\n"
+
+    def __str__(self) -> str:
+        return "\n".join(_table(self))
+
+
+_UNNORMALISED = "No normalisation stands between this leaf and here."
+
+_ADVICE = {
+    PENALTY: "A regulariser, perhaps: leave this leaf out of it, or accept it in the rest.",
+    FIXED: "If this is a normalisation in evaluation mode, use the statistics of the batch.",
+    ENTRIES: "The entries along this axis are coupled here: scale them together.",
+    EXPONENTIAL: _UNNORMALISED,
+    LOSS: _UNNORMALISED,
+}
+
+
+def _table(certificate: Certificate) -> Iterator[str]:
+    """The certificate for a terminal."""
+    groups = certificate.groups
+    counted = "exactly" if certificate.strict else "up to epsilon"
+    yield f"Proven scale-invariant {counted}: {len(groups)} groups"
+    yield from _rows((g.name, _unit(g)) for g in groups)
+    if certificate.no_effect:
+        yield f"Without effect on the loss: {len(certificate.no_effect)} leaves"
+        yield from _rows((path, "") for path in certificate.no_effect)
+    if certificate.rescalings:
+        yield f"Other rescalings: {len(certificate.rescalings)}"
+        yield from _rows((_product(r), "") for r in certificate.rescalings)
+    if certificate.rest:
+        yield f"Not scale-invariant, and the first reason: {len(certificate.rest)} leaves"
+        yield from _rows((path, _first(certificate.why(path))) for path in certificate.rest)
+    if certificate.eps_sites:
+        yield f"Epsilons: {len(certificate.eps_sites)}"
+        yield from _rows((f"{e.value:.3g}", str(e.site)) for e in certificate.eps_sites)
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    rows = list(rows)
+    width = min(_WIDEST, max(len(left) for left, _ in rows))
+    for left, right in rows[:_LONGEST]:
+        yield f"  {left:<{width}}  {right}".rstrip()
+    if len(rows) > _LONGEST:
+        yield f"  ... and {len(rows) - _LONGEST} more"
+
+
+def _unit(group: gr.Group) -> str:
+    axes = [str(m.axis) for m in group.members if m.axis is not None]
+    return f"each index along axis {', '.join(axes)}" if axes else "as a whole"
+
+
+def _product(rescaling: Mapping[str, int]) -> str:
+    return "  ".join(path if k == 1 else f"{path}^{k}" for path, k in rescaling.items())
+
+
+def _first(breaks: tuple[Break, ...]) -> str:
+    hard = [b for b in breaks if b.kind != "eps"] or list(breaks)
+    return f"{hard[0].what} {hard[0].site}" if hard else "only by powers of its own"

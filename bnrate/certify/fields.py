@@ -1,0 +1,80 @@
+"""What a rescaling of the parameters does to a value, written as sums of *atoms*.
+
+Scale the parameters, leaf by leaf and index by index, by c^exponent.  Of an intermediate value y
+the certifier keeps a statement
+
+    y'[i] = exp(sum of the atoms of `scale` at i) * y[i] + sum of the atoms of `shift` at i .
+
+An atom is a number that depends on the index only through a few *positions* of y's axes, its
+placement.  There are two kinds.  An `Unknown` is log c times one unknown exponent of a parameter:
+one number (the exponent of a whole block of a leaf) or one number per index of an axis, with
+zero sum.  A `Token` is the difference that a constraint which has not been imposed would have
+made vanish: a bias that has not been scaled like the value it is added to.  Tokens cancel like
+symbols (x - mean(x)), and then their constraints are never needed.
+
+`exp` turns shift into scale and `log` turns scale into shift; so degrees of homogeneity, additive
+biases and the unknown factor of a softmax are one idea.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+from bnrate.certify import linear
+
+# A factor of an axis: the axis, and the factor's number in its row-major product.  Axes below zero
+# are those of enclosing scans: a value inside a scan varies along them from step to step.
+Position = tuple[int, int]
+Placement = tuple[Position, ...]
+
+
+class Unknown(NamedTuple):
+    """The exponent of one block of a leaf, or (axis >= 0) its zero-sum part along that axis.
+
+    `factors` are the factors of the axis that the part depends on jointly; `sizes` their lengths.
+    """
+
+    leaf: int
+    block: tuple[int, ...]
+    axis: int = -1
+    factors: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+
+class Token(NamedTuple):
+    """A number that vanishes wherever its obligations (a mask of constraints) are met."""
+
+    name: Hashable
+    obligations: int
+
+
+Atom = Unknown | Token
+Field = Mapping[tuple[Atom, Placement], Fraction]
+
+ZERO: Field = {}
+add = linear.add
+
+
+def scaled(field: Field, factor: Fraction) -> Field:
+    """The field times a number."""
+    return {placed: factor * k for placed, k in field.items()} if factor else ZERO
+
+
+def moved(field: Field, where: Callable[[Position], Placement]) -> Field:
+    """The field after a change of axes; one position may become several."""
+    total: dict = {}
+    for (atom, placement), k in field.items():
+        placed = atom, tuple(new for old in placement for new in where(old))
+        total = linear.add(total, {placed: k})
+    return total
+
+
+def on(field: Field, positions: Iterable[Position]) -> Field:
+    """Those of its atoms that vary along any of the positions."""
+    positions = set(positions)
+    return {placed: k for placed, k in field.items() if positions.intersection(placed[1])}
+
+
+def off(field: Field, part: Field) -> Field:
+    """The field without some of its atoms."""
+    return {placed: k for placed, k in field.items() if placed not in part}

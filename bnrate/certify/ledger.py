@@ -1,0 +1,148 @@
+"""The constraints that a proof has met, and the finer structure that it asks for.
+
+A set of constraints is a bit mask, so that every intermediate value can carry its own: what the
+loss does not depend on (dead code, auxiliary outputs, terms that cancel) then costs nothing.
+"""
+
+import dataclasses
+from collections.abc import Hashable, Iterable
+from fractions import Fraction
+from typing import Literal, NamedTuple
+
+from bnrate.certify import linear
+from bnrate.certify.fields import Field, Placement, Token, Unknown
+from bnrate.certify.source import Site
+
+# "eps": fails only by an epsilon or on a degenerate set; "hard": otherwise; "leaf": no equation,
+# the mark of a leaf's block on all that depends on it.
+Kind = Literal["hard", "eps", "leaf"]
+
+
+class Constraint(NamedTuple):
+    """The equation `row` = 0 in the unknown exponents, and what in the program demands it."""
+
+    row: linear.Vector
+    kind: Kind
+    what: str
+    primitive: str
+    site: Site
+    value: float | None = None  # of an epsilon
+    block: tuple | None = None  # of a "leaf": (leaf, block)
+    gradient: bool = False  # demanded by the gradient only
+
+
+class Split(NamedTuple):
+    """A wish: one factor of one segment of a leaf's axis, cut at points or split into a product."""
+
+    leaf: int
+    axis: int
+    segment: int
+    factor: int
+    points: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass
+class Ledger:
+    """What one reading of the program writes down; `site` and `primitive` say where it is."""
+
+    gradient: bool = False  # certify <grad, d w> = 0 rather than L(c^d w) = L(w)
+    constraints: list[Constraint] = dataclasses.field(default_factory=list)
+    splits: dict[Split, None] = dataclasses.field(default_factory=dict)
+    site: Site = Site()
+    primitive: str = ""
+    depth: int = 0  # of nested scans
+    foreign: bool = False  # inside of a function of JAX
+    _known: dict[Hashable, int] = dataclasses.field(default_factory=dict)
+    _zero: dict[Unknown, int] = dataclasses.field(default_factory=dict)
+    _names: int = 0
+
+    def name(self) -> Hashable:
+        """A name that no other value or token has."""
+        self._names += 1
+        return self._names
+
+    def mark(self, leaf: int, block: tuple[int, ...]) -> int:
+        """The mark of a leaf's block."""
+        return self._enter(Constraint({}, "leaf", "", "", Site(), block=(leaf, block)))
+
+    def vanish(self, field: Field, what: str) -> int:
+        """The mask of constraints under which all atoms of a field vanish."""
+        rows, mask = _rows(field)
+        for row in rows:
+            mask |= self._enter(Constraint(row, "hard", what, self.primitive, self.site))
+        return mask
+
+    def epsilon(self, field: Field, value: float, what: str) -> int:
+        """Constraints that fail only by an epsilon; `hardened` gives those without that excuse."""
+        rows, mask = _rows(field)
+        rows = [*rows, *(self.constraints[bit].row for bit in self.bits(mask))]
+        pending = 0
+        for row in filter(None, rows):
+            known = Constraint(row, "eps", what, self.primitive, self.site, value)
+            fresh = key(known) not in self._known
+            pending |= self._enter(known)
+            if fresh:  # its twin stands right behind it
+                self._enter(known._replace(kind="hard"))
+        return pending
+
+    @staticmethod
+    def hardened(pending: int) -> int:
+        """The same equations as hard constraints, for epsilons that have met no excuse."""
+        return pending << 1
+
+    def marked(self, mask: int) -> bool:
+        """Whether the mask holds the mark of a leaf."""
+        return any(self.constraints[bit].kind == "leaf" for bit in self.bits(mask))
+
+    def bits(self, mask: int) -> list[int]:
+        """The numbers of the constraints in a mask, in program order."""
+        return [i for i in range(len(self.constraints)) if mask >> i & 1]
+
+    def tidy(self, field: Field, mask: int) -> Field:
+        """The field without the atoms that a value's own constraints make vanish."""
+        return {
+            (atom, placement): k
+            for (atom, placement), k in field.items()
+            if not (
+                not atom.obligations & ~mask
+                if isinstance(atom, Token)
+                else self._zero.get(atom, 0) & mask
+            )
+        }
+
+    def refine(self, field: Field, position: tuple[int, int], **how: tuple[int, ...]) -> None:
+        """Ask that the leaves behind a factor be cut or split in the same way."""
+        for atom, placement in field:
+            if isinstance(atom, Unknown) and position in placement:
+                factor = atom.factors[placement.index(position)]
+                segment = atom.block[atom.axis]
+                self.splits[Split(atom.leaf, atom.axis, segment, factor, **how)] = None
+
+    def _enter(self, constraint: Constraint) -> int:
+        known = key(constraint)
+        if known not in self._known:
+            self._known[known] = len(self.constraints)
+            self.constraints.append(constraint)
+            if constraint.kind == "hard" and len(constraint.row) == 1:
+                (unknown,) = constraint.row
+                bit = 1 << self._known[known]
+                self._zero[unknown] = self._zero.get(unknown, 0) | bit
+        return 1 << self._known[known]
+
+
+def key(constraint: Constraint) -> Hashable:
+    """What tells two constraints apart."""
+    return constraint._replace(row=frozenset(constraint.row.items()))
+
+
+def _rows(field: Field) -> tuple[Iterable[dict], int]:
+    """One equation for each placement (parts of different placements are independent)."""
+    rows: dict[Placement, dict[Unknown, Fraction]] = {}
+    mask = 0
+    for (atom, placement), k in field.items():
+        if isinstance(atom, Token):
+            mask |= atom.obligations
+        else:
+            rows[placement] = linear.add(rows.get(placement, {}), {atom: k})
+    return [row for row in rows.values() if row], mask

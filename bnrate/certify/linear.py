@@ -1,0 +1,181 @@
+"""Exact linear algebra over the rationals: what a system of homogeneous equations leaves free.
+
+A vector or equation is a sparse mapping from column to `Fraction`; columns are any hashable values.
+
+    >>> balance = {"scale": Fraction(1), "head": Fraction(1)}          # scale + head = 0
+    >>> null_space([balance], ["scale", "head", "bias"])
+    [{'head': Fraction(1, 1), 'scale': Fraction(-1, 1)}, {'bias': Fraction(1, 1)}]
+"""
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+import scipy.optimize
+
+Vector = Mapping[Hashable, Fraction]
+
+_SNAP = 10**4  # a ray's entries are ratios of small integers
+
+
+def add(a: Vector, b: Vector, factor: Fraction | int = 1) -> dict:
+    """a + factor * b, without zeros."""
+    total = dict(a)
+    for column, value in b.items():
+        total[column] = total.get(column, 0) + factor * value
+        if not total[column]:
+            del total[column]
+    return total
+
+
+def inner(a: Vector, b: Vector) -> Fraction:
+    """The inner product of two sparse vectors."""
+    small, large = sorted((a, b), key=len)
+    return sum((v * large[column] for column, v in small.items() if column in large), Fraction(0))
+
+
+def reduced(rows: Iterable[Vector]) -> dict[Hashable, dict]:
+    """The reduced echelon form: for each pivot column, its row (entry 1; no other pivot in it)."""
+    echelon: dict[Hashable, dict] = {}
+    users: dict[Hashable, set] = {}  # column -> pivots of the rows that hold it
+    for row in rows:
+        row = _eliminated(row, echelon)
+        if not row:
+            continue
+        pivot = next(iter(row))
+        row = {column: value / row[pivot] for column, value in row.items()}
+        for other in list(users.get(pivot, ())):
+            before = echelon[other]
+            echelon[other] = add(before, row, -before[pivot])
+            for column in row:
+                _note(users, column, other, column in echelon[other])
+        echelon[pivot] = row
+        for column in row:
+            _note(users, column, pivot, True)
+    return echelon
+
+
+def null_space(rows: Iterable[Vector], columns: Sequence[Hashable]) -> list[dict]:
+    """A basis of all vectors that meet the equations; each is as sparse as the echelon form."""
+    echelon = reduced(rows)
+    basis = {column: {column: Fraction(1)} for column in columns if column not in echelon}
+    for pivot, row in echelon.items():
+        for column, value in row.items():
+            if column != pivot:
+                basis[column][pivot] = -value
+    return list(basis.values())
+
+
+def integral(vector: Vector) -> dict[Hashable, int]:
+    """The smallest positive multiple with whole entries."""
+    denominator = math.lcm(*(v.denominator for v in vector.values()))
+    whole = {column: int(v * denominator) for column, v in vector.items()}
+    divisor = math.gcd(*whole.values())
+    return {column: v // divisor for column, v in whole.items()}
+
+
+def components(rows: Iterable[Vector]) -> list[list[Vector]]:
+    """The equations, in sets that share no column."""
+    parent: dict[Hashable, Hashable] = {}
+
+    def root(column: Hashable) -> Hashable:
+        while parent.setdefault(column, column) != column:
+            parent[column] = column = parent[parent[column]]
+        return column
+
+    rows = [row for row in rows if row]
+    for row in rows:
+        first, *others = map(root, row)
+        for other in others:
+            parent[root(other)] = root(first)
+    found: dict[Hashable, list] = {}
+    for row in rows:
+        found.setdefault(root(next(iter(row))), []).append(row)
+    return list(found.values())
+
+
+def complement(vectors: Sequence[Vector], known: Sequence[Vector]) -> list[Vector]:
+    """Those of the vectors that add to the span of the known ones, made as sparse as these allow."""
+    echelon = reduced(known)
+    found = []
+    for vector in sorted(vectors, key=len):
+        rest = _eliminated(vector, echelon)
+        if not rest:
+            continue
+        for other in (*known, *found):
+            for sign in (1, -1):
+                if len(shorter := add(vector, other, sign)) < len(vector):
+                    vector = shorter
+        found.append(vector)
+        echelon = reduced([*echelon.values(), rest])
+    return found
+
+
+def rays(rows: Sequence[Vector]) -> list[dict]:
+    """Non-negative solutions of minimal support, no two of which share a column.
+
+    Greedy, in the order of the columns: all solutions of minimal support may be exponentially many.
+    """
+    columns = dict.fromkeys(column for row in rows for column in row)
+    free = _perhaps_positive(rows, columns)
+    found = []
+    while free:
+        ray = _ray(rows, free, next(iter(free)))
+        if ray is None:
+            free = dict(list(free.items())[1:])
+            continue
+        found.append(ray)
+        free = _perhaps_positive(rows, {c: None for c in free if c not in ray})
+    return found
+
+
+def _perhaps_positive(rows: Sequence[Vector], columns: Mapping) -> dict:
+    """The columns without those that are 0 in every non-negative solution, by signs alone."""
+    free = dict.fromkeys(columns)
+    while True:
+        left = [{c: v for c, v in row.items() if c in free} for row in rows]
+        zero = {c for row in left for c in row if len({v > 0 for v in row.values()}) == 1}
+        if not zero:
+            return free
+        free = {c: None for c in free if c not in zero}
+
+
+def _ray(rows: Sequence[Vector], columns: Mapping, through: Hashable) -> dict | None:
+    """A non-negative solution of minimal support that holds the column `through`, or None.
+
+    The linear program "least sum, entry 1 at `through`" is solved in floats at a vertex, which has
+    minimal support; the vertex is snapped to rationals and verified exactly.
+    """
+    place = {column: i for i, column in enumerate(columns)}
+    rows = [row for row in ({c: v for c, v in r.items() if c in place} for r in rows) if row]
+    if not rows:
+        return {through: Fraction(1)}
+    matrix = np.zeros((len(rows) + 1, len(columns)))
+    for i, row in enumerate(rows):
+        for column, value in row.items():
+            matrix[i, place[column]] = float(value)
+    matrix[-1, place[through]] = 1
+    solution = scipy.optimize.linprog(
+        np.ones(len(columns)), A_eq=matrix, b_eq=np.eye(len(matrix))[-1], method="highs-ds"
+    )
+    if solution.x is None:
+        return None
+    snapped = {c: Fraction(solution.x[i]).limit_denominator(_SNAP) for c, i in place.items()}
+    vector = {column: value for column, value in snapped.items() if value}
+    exact = all(inner(row, vector) == 0 for row in rows) and min(vector.values()) > 0
+    return vector if exact else None
+
+
+def _eliminated(vector: Vector, echelon: Mapping[Hashable, Vector]) -> dict:
+    rest = dict(vector)
+    for pivot in [column for column in vector if column in echelon]:
+        rest = add(rest, echelon[pivot], -rest[pivot])
+    return rest
+
+
+def _note(users: dict, column: Hashable, pivot: Hashable, holds: bool) -> None:
+    if holds:
+        users.setdefault(column, set()).add(pivot)
+    else:
+        users.get(column, set()).discard(pivot)

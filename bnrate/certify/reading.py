@@ -1,0 +1,192 @@
+"""Reading a traced program: from the exponents of its parameters to the constraints of its loss."""
+
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from jax.extend.core import Literal
+
+from bnrate.certify import rules
+from bnrate.certify.fields import Unknown
+from bnrate.certify.ledger import Constraint, Ledger, Split, key
+from bnrate.certify.pointwise import LOSS
+from bnrate.certify.shapes import uniform
+from bnrate.certify.source import Site, defined_in_jax, site
+from bnrate.certify.values import Block, Value, constant, data, fixed, whole
+
+# For each axis of a leaf, its segments, each with its factors.
+Structure = tuple[tuple[tuple[int, ...], ...], ...]
+
+_MOST_READINGS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """All that the loss demands: the structure of each leaf, its unknowns, the constraints.
+
+    `constraints` are in program order, those of the value before those of the gradient alone.
+    """
+
+    structures: tuple[Structure, ...]
+    constraints: tuple[Constraint, ...]
+
+    @property
+    def unknowns(self) -> list[Unknown]:
+        """The unknown exponents of all leaves."""
+        return [u for i, s in enumerate(self.structures) for u in unknowns(i, s)]
+
+
+def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
+    """Read a program whose first inputs are the leaves of these shapes and whose output is a loss.
+
+    Where an axis of a leaf turns out to be made of parts that scale differently, the program is
+    read once more with finer unknowns.
+    """
+    structures = tuple(tuple((whole(n),) for n in shape) for shape in shapes)
+    for _ in range(_MOST_READINGS):
+        found: dict[Any, Constraint] = {}
+        splits: dict[Split, None] = {}
+        for gradient in (False, True):
+            ledger = Ledger(gradient=gradient)
+            for constraint in _demands(ledger, closed, structures):
+                found.setdefault(key(constraint), constraint._replace(gradient=gradient))
+            splits |= ledger.splits
+        finer = _refined(structures, splits)
+        if finer == structures:
+            break
+        structures = finer
+    return Reading(structures, tuple(found.values()))
+
+
+def _demands(ledger: Ledger, closed: Any, structures: Sequence[Structure]) -> list[Constraint]:
+    leaves = [leaf(ledger, i, structure) for i, structure in enumerate(structures)]
+    others = [data(v.aval.shape) for v in closed.jaxpr.invars[len(leaves) :]]
+    (loss,) = _Reader().closed(ledger, closed, [*leaves, *others])
+    ledger.site, ledger.primitive = Site(), "loss"
+    mask = fixed(ledger, loss.blocks[()], LOSS).cons
+    return [ledger.constraints[bit] for bit in ledger.bits(mask)]
+
+
+def leaf(ledger: Ledger, number: int, structure: Structure) -> Value:
+    """A parameter: each of its blocks scales by unknown exponents."""
+    cuts = tuple(tuple(math.prod(factors) for factors in axis) for axis in structure)
+    blocks = {}
+    for index in itertools.product(*(range(len(axis)) for axis in structure)):
+        axes = tuple(axis[i] for axis, i in zip(structure, index, strict=True))
+        block = Block(axes, cons=ledger.mark(number, index))
+        scale = {
+            (u, tuple((u.axis, j) for j in u.factors)): Fraction(1)
+            for u in _block_unknowns(number, index, axes)
+        }
+        blocks[index] = block.but(scale=scale, varies=frozenset(block.positions))
+    return Value(cuts, blocks)
+
+
+def unknowns(number: int, structure: Structure) -> Iterable[Unknown]:
+    """The unknown exponents of a leaf."""
+    for index in itertools.product(*(range(len(axis)) for axis in structure)):
+        axes = tuple(axis[i] for axis, i in zip(structure, index, strict=True))
+        yield from _block_unknowns(number, index, axes)
+
+
+def _block_unknowns(
+    number: int, index: tuple[int, ...], axes: Sequence[tuple[int, ...]]
+) -> Iterable[Unknown]:
+    """One for the block, and one for each set of factors of one axis."""
+    yield Unknown(number, index)
+    for axis, factors in enumerate(axes):
+        for size in range(1, len(factors) + 1):
+            for chosen in itertools.combinations(range(len(factors)), size):
+                yield Unknown(number, index, axis, chosen, tuple(factors[j] for j in chosen))
+
+
+class _Reader:
+    """Reads jaxprs with one table of rules."""
+
+    def __init__(self):
+        self.rules = rules.table(self.inner)
+
+    def closed(self, ledger: Ledger, closed: Any, inputs: Sequence[Value]) -> list[Value]:
+        """Read a closed jaxpr."""
+        return self.open(ledger, closed.jaxpr, [constant(c) for c in closed.consts], inputs)
+
+    def inner(self, ledger: Ledger, jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
+        """Read a program within the program; the lines within JAX's own say nothing to a user."""
+        before = ledger.foreign
+        ledger.foreign = before or defined_in_jax(jaxpr)
+        consts = [constant(c) for c in getattr(jaxpr, "consts", ())]
+        outputs = self.open(ledger, getattr(jaxpr, "jaxpr", jaxpr), consts, inputs)
+        ledger.foreign = before
+        return outputs
+
+    def open(
+        self, ledger: Ledger, jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]
+    ) -> list[Value]:
+        """Read the equations one after the other."""
+        known: dict[Any, Value] = {}
+        known.update(zip(jaxpr.constvars, consts, strict=True))
+        known.update(zip(jaxpr.invars, inputs, strict=True))
+        known = {var: _named(ledger, value) for var, value in known.items()}
+
+        def value(var: Any) -> Value:
+            return constant(var.val) if isinstance(var, Literal) else known[var]
+
+        for eqn in jaxpr.eqns:
+            before = ledger.site
+            if not ledger.foreign:
+                ledger.site = site(eqn)
+            ledger.primitive = eqn.primitive.name
+            rule = self.rules.get(eqn.primitive.name, uniform)
+            results = rule(ledger, eqn, *map(value, eqn.invars))
+            results = [results] if isinstance(results, Value) else results
+            for var, result in zip(eqn.outvars, results, strict=True):
+                known[var] = _named(ledger, result)
+            ledger.site = before
+        return [value(var) for var in jaxpr.outvars]
+
+
+def _named(ledger: Ledger, value: Value) -> Value:
+    """The value without the atoms that its constraints make vanish, and with a name."""
+
+    def rule(block: Block) -> Block:
+        return block.but(
+            scale=ledger.tidy(block.scale, block.cons),
+            shift=ledger.tidy(block.shift, block.cons),
+            symbol=block.symbol or (Fraction(1), ledger.name()),
+        )
+
+    return value.each(rule)
+
+
+def _refined(structures: tuple[Structure, ...], splits: Iterable[Split]) -> tuple[Structure, ...]:
+    """The structures after one wish for each segment, the points of equal wishes together."""
+    wishes: dict[tuple[int, int, int], list[Split]] = collections.defaultdict(list)
+    for split in splits:
+        wishes[split.leaf, split.axis, split.segment].append(split)
+    new = [[list(axis) for axis in structure] for structure in structures]
+    for (number, axis, segment), wanted in sorted(wishes.items(), reverse=True):
+        first = wanted[0]
+        points = {p for w in wanted if w.factor == first.factor for p in w.points}
+        factors = new[number][axis][segment]
+        parts = _split(factors, first._replace(points=tuple(sorted(points))))
+        new[number][axis][segment : segment + 1] = parts
+    return tuple(tuple(tuple(axis) for axis in structure) for structure in new)
+
+
+def _split(factors: tuple[int, ...], wish: Split) -> list[tuple[int, ...]]:
+    """The segments that a segment becomes: cut at its outermost factor, or with finer factors."""
+    j, length = wish.factor, factors[wish.factor]
+    if wish.sizes:
+        return [(*factors[:j], *wish.sizes, *factors[j + 1 :])]
+    ends = [0, *wish.points, length]
+    lengths = [high - low for low, high in itertools.pairwise(ends)]
+    if j == 0:
+        return [tuple(n for n in (n, *factors[1:]) if n != 1) for n in lengths]
+    step = math.gcd(*lengths)
+    if 1 < step < length:
+        return [(*factors[:j], length // step, step, *factors[j + 1 :])]
+    return [factors]

@@ -1,0 +1,405 @@
+"""Abstract values: what the certifier knows of each array of the program, and its axes.
+
+An axis is cut into segments (what a concatenation joined), and a segment is a row-major product
+of factors (what a reshape merged: groups and channels, heads and features).  A `Block` is one
+choice of a segment per axis; each has a statement of its own (see `fields`).  Values are only ever
+cut and split further; where a statement varies along a factor that must be, the leaf behind it
+is asked to be refined for the next reading, and for now the variation is forbidden.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from bnrate.certify import fields
+from bnrate.certify.fields import Field, Placement, Position, Token
+from bnrate.certify.ledger import Ledger
+
+Axis = tuple[int, ...]  # the lengths of segments, or of a segment's factors
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The statement about one block: see `fields` for scale and shift.
+
+    It holds under the constraints of the mask `cons`.  `pending` are those epsilon constraints
+    that the next user of the value may still excuse.  A `wild` block holds only 0, inf and nan,
+    which every positive scaling leaves alone.  `varies` are the positions along which the value
+    may vary.  `symbol` = (k, name): the value is k times the one so named, index for index in
+    order.  `sign` is 1 if it is never negative, 2 if besides it is zero on a degenerate set only.
+    `usual` is the value of a boolean except on a degenerate set (of v > 0).
+    """
+
+    axes: tuple[Axis, ...]
+    scale: Field = dataclasses.field(default_factory=dict)
+    shift: Field = dataclasses.field(default_factory=dict)
+    cons: int = 0
+    pending: int = 0
+    wild: bool = False
+    varies: frozenset[Position] = frozenset()
+    literal: float | None = None
+    symbol: tuple[Fraction, Any] | None = None
+    sign: int = 0
+    usual: bool | None = None
+
+    def but(self, **changes: Any) -> "Block":
+        """The block with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def positions(self) -> list[Position]:
+        """All positions of its own axes, in order."""
+        return [(a, j) for a, factors in enumerate(self.axes) for j in range(len(factors))]
+
+    def along(self, axes: Iterable[int]) -> list[Position]:
+        """All positions of the given axes."""
+        return [(a, j) for a in axes for j in range(len(self.axes[a]))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """An array: the segments of each axis, and the block for each choice of segments."""
+
+    cuts: tuple[Axis, ...]
+    blocks: Mapping[tuple[int, ...], Block]
+
+    @property
+    def shape(self) -> Axis:
+        """The shape of the array."""
+        return tuple(map(sum, self.cuts))
+
+    @property
+    def only(self) -> Block | None:
+        """The block of a value that is not cut."""
+        return self.blocks[(0,) * len(self.cuts)] if len(self.blocks) == 1 else None
+
+    @property
+    def literal(self) -> float | None:
+        """The one number that the whole array holds, if it is known."""
+        return self.only.literal if self.only else None
+
+    def each(self, rule: Callable[[Block], Block]) -> "Value":
+        """The value with a rule applied to every block."""
+        return Value(self.cuts, {index: rule(block) for index, block in self.blocks.items()})
+
+
+def whole(length: int) -> Axis:
+    """The factors of an axis of which nothing is known (an axis of length 1 has none)."""
+    return () if length == 1 else (length,)
+
+
+def plain(shape: Sequence[int], **known: Any) -> Value:
+    """A value in one block."""
+    block = Block(tuple(map(whole, shape)), **known)
+    return Value(tuple((n,) for n in shape), {(0,) * len(shape): block})
+
+
+def data(shape: Sequence[int], cons: int = 0) -> Value:
+    """An array that does not depend on the parameters' scales."""
+    block = Block(tuple(map(whole, shape)), cons=cons)
+    return Value(
+        tuple((n,) for n in shape),
+        {(0,) * len(shape): block.but(varies=frozenset(block.positions))},
+    )
+
+
+def constant(array: Any) -> Value:
+    """A constant of the program; one number, or one number throughout, is known as such."""
+    array = np.asarray(array)
+    number = array.dtype.kind in "bifu" and array.size == 1
+    return literal(array.shape, float(array.item())) if number else data(array.shape)
+
+
+def literal(shape: Sequence[int], number: float) -> Value:
+    """An array that holds one known number."""
+    return plain(shape, literal=number, wild=is_wild(number), sign=sign_of(number))
+
+
+def is_wild(number: float) -> bool:
+    """Whether every positive scaling leaves the number alone."""
+    return number == 0 or not math.isfinite(number)
+
+
+def sign_of(number: float) -> int:
+    """The `sign` of a number."""
+    return int(number >= 0) + int(number > 0)
+
+
+# --- what may be demanded of a block
+
+
+def settle(ledger: Ledger, block: Block, what: str) -> Block:
+    """The block with no shift: whatever would make it vanish is demanded."""
+    cons = block.cons | ledger.vanish(block.shift, what)
+    return block.but(shift={}, cons=cons) if block.shift else block
+
+
+def firm(ledger: Ledger, block: Block) -> Block:
+    """The block with its pending epsilons made hard constraints."""
+    return block.but(cons=block.cons | ledger.hardened(block.pending), pending=0)
+
+
+def fixed(ledger: Ledger, block: Block, what: str) -> Block:
+    """The block with neither scale nor shift: it must be invariant."""
+    block = settle(ledger, firm(ledger, block), what)
+    return block.but(scale={}, cons=block.cons | ledger.vanish(block.scale, what))
+
+
+def still(ledger: Ledger, block: Block, positions: Iterable[Position], what: str) -> Block:
+    """The block with scale and shift constant along some positions."""
+    positions = list(positions)
+    scale, shift = fields.on(block.scale, positions), fields.on(block.shift, positions)
+    if not (scale or shift):
+        return block
+    cons = block.cons | ledger.vanish(scale, what) | ledger.vanish(shift, what)
+    return block.but(
+        scale=fields.off(block.scale, scale), shift=fields.off(block.shift, shift), cons=cons
+    )
+
+
+# --- axes
+
+
+def relabel(value: Value, shape: Sequence[int], to: Mapping[int, int]) -> Value:
+    """The value with axis a moved to axis to[a]; other axes of `shape` are broadcast.
+
+    Axes that are left out of `to` must have length 1.
+    """
+    origin = {new: old for old, new in to.items() if value.shape[old] == shape[new]}
+    cuts = tuple(value.cuts[origin[a]] if a in origin else (n,) for a, n in enumerate(shape))
+    places = [to[old] for old in sorted(to)]
+    ordered = places == sorted(places)
+
+    def rule(block: Block) -> Block:
+        axes = tuple(
+            block.axes[origin[a]] if a in origin else whole(n) for a, n in enumerate(shape)
+        )
+        # Broadcasting makes another array of it, but for axes of length one.
+        same = ordered and sum(map(len, axes)) == len(block.positions)
+        return moved(block, axes, {p: ((to[p[0]], p[1]),) for p in block.positions}, same)
+
+    return Value(
+        cuts,
+        {
+            tuple(index[origin[a]] if a in origin else 0 for a in range(len(shape))): rule(block)
+            for index, block in value.blocks.items()
+        },
+    )
+
+
+def cut(ledger: Ledger, value: Value, axis: int, points: Iterable[int]) -> Value:
+    """The value with more segments along an axis: cut at these points as well."""
+    starts = [0, *itertools.accumulate(value.cuts[axis])]
+    wanted = sorted({*points, *starts})
+    if wanted == starts:
+        return value
+    blocks = {}
+    for index, block in value.blocks.items():
+        low, high = starts[index[axis]], starts[index[axis] + 1]
+        inside = [p - low for p in wanted if low <= p <= high]
+        first = wanted.index(low)
+        for i, part in enumerate(_parts(ledger, block, axis, inside)):
+            blocks[(*index[:axis], first + i, *index[axis + 1 :])] = part
+    lengths = tuple(b - a for a, b in itertools.pairwise(wanted))
+    return Value((*value.cuts[:axis], lengths, *value.cuts[axis + 1 :]), blocks)
+
+
+def _parts(ledger: Ledger, block: Block, axis: int, points: list[int]) -> list[Block]:
+    """A block cut along an axis at points (which begin with 0 and end with its length)."""
+    if len(points) == 2:
+        return [block]
+    touched = block.along([axis])
+    factors, first = block.axes[axis], (axis, 0)
+    stride = math.prod(factors[1:])
+    outer = all(p % stride == 0 for p in points)
+    if fields.on(block.scale, touched) or fields.on(block.shift, touched):
+        if outer:
+            inner = tuple(p // stride for p in points[1:-1])
+            for field in (block.scale, block.shift):
+                ledger.refine(fields.on(field, [first]), first, points=inner)
+        else:
+            block = still(ledger, block, touched, "a slice across a per-index scaling")
+    block = _unknowns_still(ledger, block, [first], "a slice of a per-index scaling")
+    parts = []
+    for low, high in itertools.pairwise(points):
+        lengths = ((high - low) // stride, *factors[1:]) if outer else (high - low,)
+        kept = [j for j, n in enumerate(lengths) if n != 1]
+        axes = replaced(block.axes, axis, tuple(n for n in lengths if n != 1))
+
+        def where(position: Position, kept: list[int] = kept) -> Placement:
+            if position[0] != axis:
+                return (position,)
+            return ((axis, kept.index(position[1])),) if position[1] in kept else ()
+
+        # The restriction of a token to a range of its index is another token.
+        part = block.but(
+            scale=_restricted(block.scale, first, (low, high)),
+            shift=_restricted(block.shift, first, (low, high)),
+            axes=axes,
+        )
+        parts.append(moved(part, axes, {p: where(p) for p in block.positions}, same=False))
+    return parts
+
+
+def _restricted(field: Field, position: Position, span: tuple[int, int]) -> Field:
+    return {
+        (
+            atom._replace(name=("part", atom, placement.index(position), span))
+            if isinstance(atom, Token) and position in placement
+            else atom,
+            placement,
+        ): k
+        for (atom, placement), k in field.items()
+    }
+
+
+def refactor(ledger: Ledger, block: Block, axis: int, finer: Axis) -> Block:
+    """The block with the factors of an axis replaced by a refinement of them."""
+    if block.axes[axis] == finer:
+        return block
+    spread, rest = {}, list(enumerate(finer))
+    for j, length in enumerate(block.axes[axis]):
+        taken: list[tuple[int, int]] = []
+        while math.prod(n for _, n in taken) < length:
+            taken.append(rest.pop(0))
+        spread[axis, j] = tuple((axis, i) for i, _ in taken)
+        if len(taken) > 1:
+            for field in (block.scale, block.shift):
+                ledger.refine(field, (axis, j), sizes=tuple(n for _, n in taken))
+            block = _unknowns_still(ledger, block, [(axis, j)], "a reshape of a per-index scaling")
+    return moved(block, replaced(block.axes, axis, finer), spread)
+
+
+def _unknowns_still(
+    ledger: Ledger, block: Block, positions: Iterable[Position], what: str
+) -> Block:
+    """Like `still`, but tokens may go on to vary."""
+    positions = list(positions)
+
+    def unknown(field: Field) -> Field:
+        touched = fields.on(field, positions)
+        return {placed: k for placed, k in touched.items() if not isinstance(placed[0], Token)}
+
+    scale, shift = unknown(block.scale), unknown(block.shift)
+    cons = block.cons | ledger.vanish(scale, what) | ledger.vanish(shift, what)
+    return block.but(
+        scale=fields.off(block.scale, scale), shift=fields.off(block.shift, shift), cons=cons
+    )
+
+
+def common(a: Axis, b: Axis) -> Axis | None:
+    """The coarsest factors that refine both, or None if there are none."""
+    starts = sorted({*_prefixes(a), *_prefixes(b)})
+    chain = list(itertools.pairwise(starts))
+    return None if any(high % low for low, high in chain) else tuple(h // lo for lo, h in chain)
+
+
+def _prefixes(factors: Axis) -> Iterable[int]:
+    return itertools.accumulate(factors, lambda x, y: x * y, initial=1)
+
+
+def align(ledger: Ledger, values: Sequence[Value]) -> Iterator[tuple[tuple[int, ...], list[Block]]]:
+    """All blocks of values of one shape (or with axes of length 1), with equal cuts and factors."""
+    rank = len(values[0].cuts)
+    for axis in range(rank):
+        length = max(v.shape[axis] for v in values)
+        points = {
+            p for v in values for p in itertools.accumulate(v.cuts[axis], initial=0)
+            if v.shape[axis] == length
+        }  # fmt: skip
+        values = [cut(ledger, v, axis, points) if v.shape[axis] == length else v for v in values]
+    counts = [max(len(v.cuts[a]) for v in values) for a in range(rank)]
+    for index in itertools.product(*map(range, counts)):
+        blocks = [
+            v.blocks[tuple(i if len(v.cuts[a]) > 1 else 0 for a, i in enumerate(index))]
+            for v in values
+        ]
+        yield index, alike(ledger, blocks)
+
+
+def alike(ledger: Ledger, blocks: list[Block]) -> list[Block]:
+    """The blocks with the same factors along each axis (or none, where they have length one)."""
+    for axis in range(len(blocks[0].axes)):
+        found = {b.axes[axis] for b in blocks if b.axes[axis]}
+        if len(found) <= 1:
+            continue
+        finest: Axis | None = ()
+        for factors in found:
+            finest = finest if finest is None else common(finest, factors)
+        if finest is None:
+            blocks = [flattened(ledger, b, axis) for b in blocks]
+        else:
+            blocks = [refactor(ledger, b, axis, finest) if b.axes[axis] else b for b in blocks]
+    return blocks
+
+
+def flattened(ledger: Ledger, block: Block, axis: int) -> Block:
+    """The block with one factor along an axis, along which scale and shift are constant."""
+    block = still(ledger, block, block.along([axis]), "axes that do not fit")
+    moves = {p: ((axis, 0),) for p in block.along([axis])}
+    return moved(block, replaced(block.axes, axis, whole(math.prod(block.axes[axis]))), moves)
+
+
+def map_blocks(ledger: Ledger, rule: Callable[..., Block], *values: Value) -> Value:
+    """A rule for blocks, applied to aligned values block by block."""
+    shape = [max(lengths) for lengths in zip(*(v.shape for v in values), strict=True)]
+    blocks = {index: rule(*blocks) for index, blocks in align(ledger, values)}
+    cuts: list[Axis] = []
+    for axis, length in enumerate(shape):
+        points = {
+            p for v in values if v.shape[axis] == length
+            for p in itertools.accumulate(v.cuts[axis], initial=0)
+        }  # fmt: skip
+        cuts.append(tuple(b - a for a, b in itertools.pairwise(sorted(points))))
+    return Value(tuple(cuts), blocks)
+
+
+def merge(
+    ledger: Ledger, value: Value, axis: int, join: Callable[..., Block], what: str
+) -> Value:
+    """The value with one segment along an axis; scale and shift are constant along it."""
+    single = whole(value.shape[axis])
+
+    def uniform(block: Block) -> Block:
+        block = still(ledger, block, block.along([axis]), what)
+        moves = {p: (((axis, 0),) if single else ()) for p in block.along([axis])}
+        return moved(block, replaced(block.axes, axis, single), moves)
+
+    if len(value.cuts[axis]) == 1:
+        return value.each(uniform)
+    rows: dict[tuple[int, ...], list[Block]] = {}
+    for index, block in value.blocks.items():
+        rows.setdefault((*index[:axis], 0, *index[axis + 1 :]), []).append(uniform(block))
+    cuts = replaced(value.cuts, axis, (value.shape[axis],))
+    joined = {}
+    for index, blocks in rows.items():
+        block = join(*alike(ledger, blocks))
+        position = frozenset([(axis, 0)]) if single else frozenset()
+        joined[index] = block.but(varies=block.varies | position, literal=None, symbol=None)
+    return Value(cuts, joined)
+
+
+def moved(
+    block: Block, axes: tuple[Axis, ...], moves: Mapping[Position, Placement], same: bool = False
+) -> Block:
+    """The block with its positions moved (those not named stay); `same`: the same array in order."""
+
+    def where(position: Position) -> Placement:
+        return moves.get(position, (position,))
+
+    return block.but(
+        axes=axes,
+        scale=fields.moved(block.scale, where),
+        shift=fields.moved(block.shift, where),
+        varies=frozenset(new for old in block.varies for new in where(old)),
+        symbol=block.symbol if same else None,
+    )
+
+
+def replaced(items: tuple, at: int, new: Any) -> tuple:
+    return (*items[:at], new, *items[at + 1 :])
