@@ -102,7 +102,7 @@ class Certificate:
         leaves = [self._number(path) for path in paths]
         if axis is None:
             wanted = [{i: 1 for i in leaves}]
-            rows = [(c, on_leaves(c.row)) for c in solution.reading.constraints]
+            rows = self._touching(leaves)
         else:
             for i in leaves:
                 if not 0 <= axis < len(solution.shapes[i]):
@@ -117,6 +117,12 @@ class Certificate:
         hard = {frozenset(c.row.items()) for c, _, _ in broken if c.kind == "hard"}
         broken = [b for b in broken if b[0].kind == "hard" or frozenset(b[0].row.items()) not in hard]
         return tuple(self._break(c, row, n, paths, broken) for c, row, n in broken)
+
+    def _touching(self, leaves: Iterable[int]) -> list[tuple[Constraint, Mapping]]:
+        """The constraints that hold any of the leaves as a whole, in program order."""
+        found = {i for leaf in leaves for i in self._solution.holders.get(leaf, ())}
+        constraints = self._solution.reading.constraints
+        return [(constraints[i], on_leaves(constraints[i].row)) for i in sorted(found)]
 
     def _number(self, path: str) -> int:
         if path not in self._solution.names:

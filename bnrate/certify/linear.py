@@ -7,6 +7,7 @@ A vector or equation is a sparse mapping from column to `Fraction`; columns are 
     [{'head': Fraction(1, 1), 'scale': Fraction(-1, 1)}, {'bias': Fraction(1, 1)}]
 """
 
+import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -35,30 +36,44 @@ def inner(a: Vector, b: Vector) -> Fraction:
     return sum((v * large[column] for column, v in small.items() if column in large), Fraction(0))
 
 
-def reduced(rows: Iterable[Vector]) -> dict[Hashable, dict]:
-    """The reduced echelon form: for each pivot column, its row (entry 1; no other pivot in it)."""
-    echelon: dict[Hashable, dict] = {}
-    users: dict[Hashable, set] = {}  # column -> pivots of the rows that hold it
-    for row in rows:
-        row = _eliminated(row, echelon)
+class Echelon:
+    """Vectors in reduced echelon form: by pivot column, each with entry 1 at its own pivot only."""
+
+    def __init__(self, vectors: Iterable[Vector] = ()):
+        self.rows: dict[Hashable, dict] = {}
+        self._users: dict[Hashable, set] = {}  # column -> pivots of the rows that may hold it
+        for vector in vectors:
+            self.insert(vector)
+
+    def eliminated(self, vector: Vector) -> dict:
+        """What is left of a vector; nothing, if it lies in the span."""
+        rest = dict(vector)
+        for pivot in [column for column in vector if column in self.rows]:
+            rest = add(rest, self.rows[pivot], -rest[pivot])
+        return rest
+
+    def insert(self, vector: Vector) -> bool:
+        """Add a vector to the span; whether it was new."""
+        row = self.eliminated(vector)
         if not row:
-            continue
-        pivot = next(iter(row))
-        row = {column: value / row[pivot] for column, value in row.items()}
-        for other in list(users.get(pivot, ())):
-            before = echelon[other]
-            echelon[other] = add(before, row, -before[pivot])
-            for column in row:
-                _note(users, column, other, column in echelon[other])
-        echelon[pivot] = row
+            return False
+        pivot, first = next(iter(row.items()))
+        if first != 1:
+            row = {column: value / Fraction(first) for column, value in row.items()}
+        for other in self._users.pop(pivot, ()):
+            if factor := self.rows[other].get(pivot):
+                self.rows[other] = add(self.rows[other], row, -factor)
+                for column in row:
+                    self._users.setdefault(column, set()).add(other)
+        self.rows[pivot] = row
         for column in row:
-            _note(users, column, pivot, True)
-    return echelon
+            self._users.setdefault(column, set()).add(pivot)
+        return True
 
 
 def null_space(rows: Iterable[Vector], columns: Sequence[Hashable]) -> list[dict]:
     """A basis of all vectors that meet the equations; each is as sparse as the echelon form."""
-    echelon = reduced(rows)
+    echelon = Echelon(rows).rows
     basis = {column: {column: Fraction(1)} for column in columns if column not in echelon}
     for pivot, row in echelon.items():
         for column, value in row.items():
@@ -97,19 +112,26 @@ def components(rows: Iterable[Vector]) -> list[list[Vector]]:
 
 def complement(vectors: Sequence[Vector], known: Sequence[Vector]) -> list[Vector]:
     """Those of the vectors that add to the span of the known ones, made as sparse as these allow."""
-    echelon = reduced(known)
+    span = Echelon(known)
+    holders: dict[Hashable, list[Vector]] = {}
+    for vector in known:
+        _index(holders, vector)
     found = []
     for vector in sorted(vectors, key=len):
-        rest = _eliminated(vector, echelon)
-        if not rest:
+        if not span.insert(vector):
             continue
-        for other in (*known, *found):
-            for sign in (1, -1):
-                if len(shorter := add(vector, other, sign)) < len(vector):
-                    vector = shorter
+        near = {id(other): other for column in vector for other in holders.get(column, ())}
+        for other, sign in itertools.product(near.values(), (1, -1)):
+            if len(shorter := add(vector, other, sign)) < len(vector):
+                vector = shorter
         found.append(vector)
-        echelon = reduced([*echelon.values(), rest])
+        _index(holders, vector)
     return found
+
+
+def _index(holders: dict[Hashable, list[Vector]], vector: Vector) -> None:
+    for column in vector:
+        holders.setdefault(column, []).append(vector)
 
 
 def rays(rows: Sequence[Vector]) -> list[dict]:
@@ -165,17 +187,3 @@ def _ray(rows: Sequence[Vector], columns: Mapping, through: Hashable) -> dict | 
     vector = {column: value for column, value in snapped.items() if value}
     exact = all(inner(row, vector) == 0 for row in rows) and min(vector.values()) > 0
     return vector if exact else None
-
-
-def _eliminated(vector: Vector, echelon: Mapping[Hashable, Vector]) -> dict:
-    rest = dict(vector)
-    for pivot in [column for column in vector if column in echelon]:
-        rest = add(rest, echelon[pivot], -rest[pivot])
-    return rest
-
-
-def _note(users: dict, column: Hashable, pivot: Hashable, holds: bool) -> None:
-    if holds:
-        users.setdefault(column, set()).add(pivot)
-    else:
-        users.get(column, set()).discard(pivot)

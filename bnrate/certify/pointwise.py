@@ -20,6 +20,7 @@ from bnrate.certify.values import (
     Value,
     firm,
     fixed,
+    is_boundless,
     is_wild,
     map_blocks,
     relabel,
@@ -108,7 +109,7 @@ def add(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
         cons = a.cons | b.cons | met
         return _made(a, a, b).but(shift=shift, cons=cons, sign=_summed(a, b))
     token = Token(ledger.name(), met | b.cons)
-    shift = fields.add(shift, {(token, depends): Fraction(1)})
+    shift = fields.add(shift, {(token, depends): 1})
     return _made(a, a, b).but(shift=shift, cons=a.cons)
 
 
@@ -130,7 +131,7 @@ def multiply(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     for x, other in ((a, b), (b, a)):
         if other.literal == 0:
             return other.but(axes=_axes(a, b))
-        if other.literal is not None and math.isfinite(other.literal):
+        if other.literal is not None and not is_boundless(other.literal):
             return _times(x, _rational(other.literal)).but(axes=_axes(a, b))
     a, b = firm(ledger, a), firm(ledger, b)
     if a.symbol and b.symbol and a.symbol[1] == b.symbol[1] and a.axes == b.axes:
@@ -138,16 +139,14 @@ def multiply(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     if a.wild or b.wild:
         a, b = (settle(ledger, x, "a product with infinity") for x in (a, b))
         return _made(a, a, b).but(scale={}, wild=True)
-    if a.shift and b.shift:
-        b = settle(ledger, b, "a product of two shifted values")
-    if b.shift:
-        a, b = b, a
-    axes, scale = _axes(a, b), fields.add(a.scale, b.scale)
-    sign = min(a.sign, b.sign)
-    result = _made(a, a, b).but(scale=scale, axes=axes, shift={}, sign=sign)
-    reach = b.varies | {p for _, placement in b.scale for p in placement}
-    shift, cons = derived(ledger, a.shift, reach.union, result)
-    return result.but(shift=shift, cons=result.cons | cons)
+    # (A + T)(B + U) = AB + T(B + U) + AU for scaled values A, B with shifts T, U.
+    scale, sign = fields.add(a.scale, b.scale), min(a.sign, b.sign)
+    result = _made(a, a, b).but(scale=scale, shift={}, sign=sign)
+    for x, other in ((a, b), (b, a)):
+        reach = other.varies | {p for f in (other.scale, other.shift) for _, at in f for p in at}
+        shift, cons = derived(ledger, x.shift, reach.union, result)
+        result = result.but(shift=fields.add(result.shift, shift), cons=result.cons | cons)
+    return result
 
 
 def divide(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
@@ -170,7 +169,7 @@ def integer_power(ledger: Ledger, eqn: Any, a: Block) -> Block:
 
 def power(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     """a ** b, homogeneous where b is a known number."""
-    if b.literal is not None and math.isfinite(b.literal):
+    if b.literal is not None and not is_boundless(b.literal):
         return _power(ledger, a, _rational(b.literal)).but(axes=_axes(a, b))
     a, b = (fixed(ledger, x, "a power with a variable exponent") for x in (a, b))
     return _made(a, a, b).but(wild=False)
@@ -204,7 +203,8 @@ def either(ledger: Ledger, what: str, *blocks: Block, usual: int | None = None) 
 
     A tiny literal among them counts as an epsilon; so does any literal beside the usual case.
     """
-    if any(b.shift != blocks[0].shift for b in blocks):
+    bounded = [b for b in blocks if not is_boundless(b.literal)]
+    if any(b.shift != bounded[0].shift for b in bounded):
         blocks = tuple(settle(ledger, b, what) for b in blocks)
     solid = {i: b for i, b in enumerate(blocks) if not b.wild}
     first = next((b for b in solid.values() if b.literal is None), next(iter(solid.values()), None))
@@ -224,6 +224,13 @@ def either(ledger: Ledger, what: str, *blocks: Block, usual: int | None = None) 
         axes=_axes(*blocks), cons=cons, pending=pending, wild=not solid, literal=None,
         symbol=None, varies=varies, sign=min(b.sign for b in blocks), usual=None,
     )  # fmt: skip
+
+
+def clamp(ledger: Ledger, eqn: Any, low: Block, a: Block, high: Block) -> Block:
+    """A choice; where operand and bound are the same number, JAX gives none of them a gradient."""
+    if ledger.gradient and any(not b.wild and b.literal is None for b in (low, high)):
+        return invariant(ledger, eqn, low, a, high)
+    return either(ledger, "values that scale differently are clamped", low, a, high)
 
 
 def choose(what: str) -> Callable[..., Block]:
@@ -338,7 +345,7 @@ def derived(
         if set(placement).issuperset(p for p in result.positions if p in result.varies):
             cons |= met
         else:
-            made[Token(ledger.name(), met), placement] = Fraction(1)
+            made[Token(ledger.name(), met), placement] = 1
     return made, cons
 
 

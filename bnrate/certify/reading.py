@@ -79,7 +79,7 @@ def leaf(ledger: Ledger, number: int, structure: Structure) -> Value:
         axes = tuple(axis[i] for axis, i in zip(structure, index, strict=True))
         block = Block(axes, cons=ledger.mark(number, index))
         scale = {
-            (u, tuple((u.axis, j) for j in u.factors)): Fraction(1)
+            (u, tuple((u.axis, j) for j in u.factors)): 1
             for u in _block_unknowns(number, index, axes)
         }
         blocks[index] = block.but(scale=scale, varies=frozenset(block.positions))

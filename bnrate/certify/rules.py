@@ -29,7 +29,7 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "sign": pointwise.sign,
     "max": pointwise.choose("a maximum of values that scale differently"),
     "min": pointwise.choose("a minimum of values that scale differently"),
-    "clamp": pointwise.choose("a clamp of values that scale differently"),
+    "clamp": pointwise.clamp,
     "select_n": pointwise.select,
     "is_finite": pointwise.is_finite,
     "convert_element_type": pointwise.convert,

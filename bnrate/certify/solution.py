@@ -1,5 +1,6 @@
 """Solving the constraints of a loss: which leaves may be scaled, alone, jointly, index by index."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -46,6 +47,15 @@ class Solution:
         return [row for row in rows if row]
 
     @functools.cached_property
+    def holders(self) -> dict[int, list[int]]:
+        """For each leaf the numbers of the constraints that hold it as a whole."""
+        found: dict[int, list[int]] = collections.defaultdict(list)
+        for i, constraint in enumerate(self.reading.constraints):
+            for leaf in on_leaves(constraint.row):
+                found[leaf].append(i)
+        return found
+
+    @functools.cached_property
     def basis(self) -> list[dict]:
         """A basis of all solutions, in the unknowns; each is of one kind (leaf, axis)."""
         rows = [c.row for c in self.constraints]
@@ -69,18 +79,27 @@ class Solution:
 
     def group(self, leaves: Sequence[int]) -> gr.Group:
         """A set of leaves with the longest axes each of whose indices may be scaled alone."""
-        options = itertools.product(*(range(len(self.shapes[i])) for i in leaves))
-        common = [
-            (length, axes) for axes in options
-            if len(lengths := {self.shapes[i][a] for i, a in zip(leaves, axes, strict=True)}) == 1
-            and (length := min(lengths)) > 1
-        ]  # fmt: skip
-        for _, axes in sorted(common, reverse=True):
-            if self._alone(leaves, axes):
+        first = self.shapes[leaves[0]]
+        for axis in sorted(range(len(first)), key=lambda a: first[a], reverse=True):
+            axes = self._joined_axes(leaves, axis)
+            if first[axis] > 1 and axes and self._alone(leaves, axes):
                 return gr.Group(
                     gr.Member(self.names[i], a) for i, a in zip(leaves, axes, strict=True)
                 )
         return gr.Group(gr.Member(self.names[i]) for i in leaves)
+
+    def _joined_axes(self, leaves: Sequence[int], axis: int) -> list[int]:
+        """The axes of a set of leaves that equations tie to an axis of its first; or nothing."""
+        found, waiting = {leaves[0]: axis}, [(leaves[0], axis)]
+        while waiting:
+            for unknown in self._unknowns_on[waiting.pop()]:
+                for row in self._rows_with.get(unknown, ()):
+                    others = {u for u in row if u.leaf in leaves and u.leaf not in found}
+                    if len({u.leaf for u in others}) == 1:
+                        (other, along), *_ = {(u.leaf, u.axis) for u in others}
+                        found[other] = along
+                        waiting.append((other, along))
+        return [found[i] for i in leaves] if len(found) == len(leaves) else []
 
     def _alone(self, leaves: Sequence[int], axes: Sequence[int]) -> bool:
         """Whether each index along these axes may be scaled alone, in all leaves together."""
@@ -99,10 +118,9 @@ class Solution:
         """
         vectors: dict[tuple, dict] = {}
         for leaf, axis in zip(leaves, axes, strict=True):
-            for u in self._unknowns_of[leaf]:
-                if u.axis in (-1, axis):
-                    kind = u.block[axis], u.factors if u.axis >= 0 else None, u.sizes
-                    vectors.setdefault(kind, {})[u] = 1
+            for u in (*self._unknowns_on[leaf, -1], *self._unknowns_on[leaf, axis]):
+                kind = u.block[axis], u.factors if u.axis >= 0 else None, u.sizes
+                vectors.setdefault(kind, {})[u] = 1
         return list(vectors.values())
 
     @functools.cached_property
@@ -114,10 +132,11 @@ class Solution:
         return found
 
     @functools.cached_property
-    def _unknowns_of(self) -> dict[int, list[Unknown]]:
-        found: dict[int, list[Unknown]] = {i: [] for i in range(len(self.names))}
+    def _unknowns_on(self) -> dict[tuple[int, int], list[Unknown]]:
+        """The unknowns of each axis of each leaf; those of its blocks at axis -1."""
+        found: dict[tuple[int, int], list[Unknown]] = collections.defaultdict(list)
         for unknown in self.reading.unknowns:
-            found[unknown.leaf].append(unknown)
+            found[unknown.leaf, unknown.axis].append(unknown)
         return found
 
     def rescalings(self) -> list[dict[str, int]]:

@@ -82,7 +82,7 @@ def _common_scale(ledger: Ledger, block: Block, gone: set[Position], what: str) 
         return block.but(scale=rest, cons=block.cons | met)
     at = {p for _, placement in across for p in placement} | block.varies
     factor = Token(ledger.name(), met), tuple(sorted(at - gone))
-    return block.but(scale=fields.add(rest, {factor: Fraction(1)}))
+    return block.but(scale=fields.add(rest, {factor: 1}))
 
 
 def _summed_cross(

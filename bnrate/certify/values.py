@@ -20,6 +20,8 @@ from bnrate.certify import fields
 from bnrate.certify.fields import Field, Placement, Position, Token
 from bnrate.certify.ledger import Ledger
 
+_HUGE = 1e30  # masks are filled with the lowest number of the dtype, in place of -inf
+
 Axis = tuple[int, ...]  # the lengths of segments, or of a segment's factors
 
 
@@ -120,9 +122,14 @@ def literal(shape: Sequence[int], number: float) -> Value:
     return plain(shape, literal=number, wild=is_wild(number), sign=sign_of(number))
 
 
+def is_boundless(number: float | None) -> bool:
+    """Whether a number is, or stands for, an infinity (or nan): no shift moves it."""
+    return number is not None and not abs(number) < _HUGE
+
+
 def is_wild(number: float) -> bool:
     """Whether every positive scaling leaves the number alone."""
-    return number == 0 or not math.isfinite(number)
+    return number == 0 or is_boundless(number)
 
 
 def sign_of(number: float) -> int:
