@@ -80,7 +80,7 @@ def _traced(loss: Callable[..., Any], params: PyTree, args: tuple[Any, ...]) -> 
 
     try:
         return jax.make_jaxpr(value)(params, *args)
-    except _NotScalar:
+    except _NotScalarError:
         raise
     except Exception as error:
         raise ValueError(
@@ -89,7 +89,7 @@ def _traced(loss: Callable[..., Any], params: PyTree, args: tuple[Any, ...]) -> 
         ) from error
 
 
-class _NotScalar(ValueError):
+class _NotScalarError(ValueError):
     """The loss is no floating scalar."""
 
 
@@ -97,7 +97,7 @@ def _scalar(output: Any) -> Array:
     value: Any = output[0] if isinstance(output, tuple) and output else output
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", type(value).__name__)
     if shape != () or not jnp.issubdtype(dtype, jnp.floating):
-        raise _NotScalar(
+        raise _NotScalarError(
             "the loss must return a floating scalar, or a tuple that begins with one; "
             f"got {dtype} of shape {shape}"
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from bnrate import groups as gr
 from bnrate.certify import linear
+from bnrate.certify.fields import Unknown
 from bnrate.certify.ledger import Constraint
 from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL, FIXED, LOSS, PENALTY
 from bnrate.certify.solution import Solution, on_leaves
@@ -101,7 +102,7 @@ class Certificate:
         solution = self._solution
         leaves = [self._number(path) for path in paths]
         if axis is None:
-            wanted = [{i: 1 for i in leaves}]
+            wanted = [dict.fromkeys(leaves, 1)]
             rows = self._touching(leaves)
         else:
             for i in leaves:
@@ -115,7 +116,9 @@ class Certificate:
         broken = [(c, row, n) for c, row in rows for v in wanted if (n := linear.inner(row, v))]
         # An epsilon that met no excuse stands in the list twice.
         hard = {frozenset(c.row.items()) for c, _, _ in broken if c.kind == "hard"}
-        broken = [b for b in broken if b[0].kind == "hard" or frozenset(b[0].row.items()) not in hard]
+        broken = [
+            b for b in broken if b[0].kind == "hard" or frozenset(b[0].row.items()) not in hard
+        ]
         return tuple(self._break(c, row, n, paths, broken) for c, row, n in broken)
 
     def _touching(self, leaves: Iterable[int]) -> list[tuple[Constraint, Mapping]]:
@@ -131,7 +134,12 @@ class Certificate:
         return self._solution.names.index(path)
 
     def _break(
-        self, c: Constraint, row: Mapping, value: linear.Fraction, paths: tuple[str, ...], broken: list
+        self,
+        c: Constraint,
+        row: Mapping,
+        value: linear.Number,
+        paths: tuple[str, ...],
+        broken: list,
     ) -> Break:
         terms = " ".join(
             f"{'+' if k > 0 else '-'} {'' if abs(k) == 1 else f'{abs(k)} '}d({self._name(column)})"
@@ -146,10 +154,9 @@ class Certificate:
             kind="gradient" if c.gradient else "eps" if c.kind == "eps" else "hard",
         )
 
-    def _name(self, column: object) -> str:
-        names = self._solution.names
+    def _name(self, column: int | Unknown) -> str:
         if isinstance(column, int):
-            return names[column]
+            return self._solution.names[column]
         return self._solution.part(column)
 
     def _advice(self, c: Constraint, paths: tuple[str, ...], only_eps: bool) -> str:

@@ -8,8 +8,8 @@ as an axis below zero, along which the body's values may vary from step to step.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bnrate.certify.choices import either
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.pointwise import either
 from bnrate.certify.shapes import joined, uniform
 from bnrate.certify.source import defined_in_jax
 from bnrate.certify.values import (
@@ -169,9 +169,7 @@ def _leading(
         b.axes[0] != w for x, w in zip(single, wholes, strict=True) for b in x.blocks.values()
     ):
         single = [x.each(lambda b: flattened(ledger, b, 0)) for x in single]
-    return single, (
-        next(iter(single[0].blocks.values())).axes[0] if single else whole(length)
-    )
+    return single, (next(iter(single[0].blocks.values())).axes[0] if single else whole(length))
 
 
 def _entered(value: Value, hidden: int) -> Value:
@@ -206,4 +204,3 @@ def _fixed_all(ledger: Ledger, value: Value, what: str) -> int:
     for block in value.blocks.values():
         cons |= fixed(ledger, block, what).cons
     return cons
-

@@ -17,7 +17,6 @@ biases and the unknown factor of a softmax are one idea.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from fractions import Fraction
 from typing import NamedTuple
 
 from bnrate.certify import linear
@@ -49,13 +48,17 @@ class Token(NamedTuple):
 
 
 Atom = Unknown | Token
-Field = Mapping[tuple[Atom, Placement], Fraction]
+Field = Mapping[tuple[Atom, Placement], linear.Number]
 
 ZERO: Field = {}
-add = linear.add
 
 
-def scaled(field: Field, factor: Fraction) -> Field:
+def add(a: Field, b: Field, factor: linear.Number = 1) -> Field:
+    """The sum a + factor * b."""
+    return linear.add(a, b, factor)
+
+
+def scaled(field: Field, factor: linear.Number) -> Field:
     """The field times a number."""
     return {placed: factor * k for placed, k in field.items()} if factor else ZERO
 

@@ -15,6 +15,7 @@ from bnrate.certify.source import Site
 
 # "eps": fails only by an epsilon or on a degenerate set; "hard": otherwise; "leaf": no equation,
 # the mark of a leaf's block on all that depends on it.
+NOWHERE = Site()
 Kind = Literal["hard", "eps", "leaf"]
 
 
@@ -49,7 +50,7 @@ class Ledger:
     gradient: bool = False  # certify <grad, d w> = 0 rather than L(c^d w) = L(w)
     constraints: list[Constraint] = dataclasses.field(default_factory=list)
     splits: dict[Split, None] = dataclasses.field(default_factory=dict)
-    site: Site = Site()
+    site: Site = NOWHERE
     primitive: str = ""
     depth: int = 0  # of nested scans
     foreign: bool = False  # inside of a function of JAX
@@ -64,7 +65,7 @@ class Ledger:
 
     def mark(self, leaf: int, block: tuple[int, ...]) -> int:
         """The mark of a leaf's block."""
-        return self._enter(Constraint({}, "leaf", "", "", Site(), block=(leaf, block)))
+        return self._enter(Constraint({}, "leaf", "", "", NOWHERE, block=(leaf, block)))
 
     def vanish(self, field: Field, what: str) -> int:
         """The mask of constraints under which all atoms of a field vanish."""

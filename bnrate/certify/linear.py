@@ -11,17 +11,19 @@ import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import scipy.optimize
 
-Vector = Mapping[Hashable, Fraction]
+Number = Fraction | int
+Vector = Mapping[Any, Number]
 
 _SNAP = 10**4  # a ray's entries are ratios of small integers
 
 
-def add(a: Vector, b: Vector, factor: Fraction | int = 1) -> dict:
-    """a + factor * b, without zeros."""
+def add(a: Vector, b: Vector, factor: Number = 1) -> dict:
+    """The sum a + factor * b, without zeros."""
     total = dict(a)
     for column, value in b.items():
         total[column] = total.get(column, 0) + factor * value
@@ -30,7 +32,7 @@ def add(a: Vector, b: Vector, factor: Fraction | int = 1) -> dict:
     return total
 
 
-def inner(a: Vector, b: Vector) -> Fraction:
+def inner(a: Vector, b: Vector) -> Number:
     """The inner product of two sparse vectors."""
     small, large = sorted((a, b), key=len)
     return sum((v * large[column] for column, v in small.items() if column in large), Fraction(0))
@@ -82,7 +84,7 @@ def null_space(rows: Iterable[Vector], columns: Sequence[Hashable]) -> list[dict
     return list(basis.values())
 
 
-def integral(vector: Vector) -> dict[Hashable, int]:
+def integral(vector: Vector) -> dict[Any, int]:
     """The smallest positive multiple with whole entries."""
     denominator = math.lcm(*(v.denominator for v in vector.values()))
     whole = {column: int(v * denominator) for column, v in vector.items()}
@@ -111,7 +113,7 @@ def components(rows: Iterable[Vector]) -> list[list[Vector]]:
 
 
 def complement(vectors: Sequence[Vector], known: Sequence[Vector]) -> list[Vector]:
-    """Those of the vectors that add to the span of the known ones, made as sparse as these allow."""
+    """Those of the vectors that add to the span of the known, as sparse as these allow."""
     span = Echelon(known)
     holders: dict[Hashable, list[Vector]] = {}
     for vector in known:

@@ -12,10 +12,10 @@ from jax.extend.core import Literal
 
 from bnrate.certify import rules
 from bnrate.certify.fields import Unknown
-from bnrate.certify.ledger import Constraint, Ledger, Split, key
+from bnrate.certify.ledger import NOWHERE, Constraint, Ledger, Split, key
 from bnrate.certify.pointwise import LOSS
 from bnrate.certify.shapes import uniform
-from bnrate.certify.source import Site, defined_in_jax, site
+from bnrate.certify.source import defined_in_jax, site
 from bnrate.certify.values import Block, Value, constant, data, fixed, whole
 
 # For each axis of a leaf, its segments, each with its factors.
@@ -47,8 +47,9 @@ def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
     read once more with finer unknowns.
     """
     structures = tuple(tuple((whole(n),) for n in shape) for shape in shapes)
+    found: dict[Any, Constraint] = {}
     for _ in range(_MOST_READINGS):
-        found: dict[Any, Constraint] = {}
+        found = {}
         splits: dict[Split, None] = {}
         for gradient in (False, True):
             ledger = Ledger(gradient=gradient)
@@ -66,7 +67,7 @@ def _demands(ledger: Ledger, closed: Any, structures: Sequence[Structure]) -> li
     leaves = [leaf(ledger, i, structure) for i, structure in enumerate(structures)]
     others = [data(v.aval.shape) for v in closed.jaxpr.invars[len(leaves) :]]
     (loss,) = _Reader().closed(ledger, closed, [*leaves, *others])
-    ledger.site, ledger.primitive = Site(), "loss"
+    ledger.site, ledger.primitive = NOWHERE, "loss"
     mask = fixed(ledger, loss.blocks[()], LOSS).cons
     return [ledger.constraints[bit] for bit in ledger.bits(mask)]
 

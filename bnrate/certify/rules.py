@@ -4,40 +4,40 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from bnrate.certify import control, pointwise, shapes, sums
+from bnrate.certify import arithmetic, choices, control, pointwise, shapes, sums
 from bnrate.certify.values import Value
 
 # (ledger, equation, *operands) -> the value of its result, or a list of values
 Rule = Callable[..., Value | list[Value]]
 
 _POINTWISE: dict[str, Callable[..., Any]] = {
-    "add": pointwise.add,
-    "add_any": pointwise.add,
-    "sub": pointwise.subtract,
-    "neg": pointwise.negate,
-    "mul": pointwise.multiply,
-    "div": pointwise.divide,
-    "square": pointwise.square,
-    "integer_pow": pointwise.integer_power,
-    "pow": pointwise.power,
-    "sqrt": pointwise.root(Fraction(1, 2)),
-    "rsqrt": pointwise.root(Fraction(-1, 2)),
-    "cbrt": pointwise.root(Fraction(1, 3)),
-    "log": pointwise.log,
-    "exp": pointwise.exp,
-    "abs": pointwise.absolute,
-    "sign": pointwise.sign,
-    "max": pointwise.choose("a maximum of values that scale differently"),
-    "min": pointwise.choose("a minimum of values that scale differently"),
-    "clamp": pointwise.clamp,
-    "select_n": pointwise.select,
-    "is_finite": pointwise.is_finite,
-    "convert_element_type": pointwise.convert,
-    "stop_gradient": pointwise.stop_gradient,
+    "add": arithmetic.add,
+    "add_any": arithmetic.add,
+    "sub": arithmetic.subtract,
+    "neg": arithmetic.negate,
+    "mul": arithmetic.multiply,
+    "div": arithmetic.divide,
+    "square": arithmetic.square,
+    "integer_pow": arithmetic.integer_power,
+    "pow": arithmetic.power,
+    "sqrt": arithmetic.root(Fraction(1, 2)),
+    "rsqrt": arithmetic.root(Fraction(-1, 2)),
+    "cbrt": arithmetic.root(Fraction(1, 3)),
+    "log": arithmetic.log,
+    "exp": arithmetic.exp,
+    "abs": choices.absolute,
+    "sign": choices.sign,
+    "max": choices.choose("a maximum of values that scale differently"),
+    "min": choices.choose("a minimum of values that scale differently"),
+    "clamp": choices.clamp,
+    "select_n": choices.select,
+    "is_finite": choices.is_finite,
+    "convert_element_type": choices.convert,
+    "stop_gradient": choices.stop_gradient,
 }
-_POINTWISE |= dict.fromkeys(("eq", "ne", "gt", "ge", "lt", "le"), pointwise.compare)
+_POINTWISE |= dict.fromkeys(("eq", "ne", "gt", "ge", "lt", "le"), choices.compare)
 _POINTWISE |= dict.fromkeys(
-    ("copy", "copy_p", "reduce_precision", "sharding_constraint", "mesh_cast"), pointwise.keep
+    ("copy", "copy_p", "reduce_precision", "sharding_constraint", "mesh_cast"), choices.keep
 )
 _POINTWISE |= dict.fromkeys(
     (
@@ -45,7 +45,7 @@ _POINTWISE |= dict.fromkeys(
         "floor", "ceil", "round", "sinh", "cosh", "asinh", "acosh", "atanh", "atan", "atan2",
         "exp2", "rem", "nextafter", "not", "and", "or", "xor", "lgamma", "digamma",
     ),
-    pointwise.invariant,
+    choices.invariant,
 )  # fmt: skip
 
 _SHAPES: dict[str, Rule] = {

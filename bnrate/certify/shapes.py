@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bnrate.certify import fields
+from bnrate.certify.choices import either, invariant
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.pointwise import either, invariant
 from bnrate.certify.values import (
     Axis,
     Block,
@@ -61,7 +61,7 @@ def transpose(ledger: Ledger, eqn: Any, a: Value) -> Value:
 def reshape(ledger: Ledger, eqn: Any, a: Value, *_: Value) -> Value:
     """Merge and split axes; the entries stay in their order."""
     if eqn.params.get("dimensions") is not None:
-        return uniform(ledger, eqn, a)
+        return uniform(ledger, eqn, a)[0]
     return reshaped(ledger, a, eqn.outvars[0].aval.shape)
 
 
@@ -119,7 +119,8 @@ def _regrouped(
     ledger: Ledger, block: Block, pairs: list[tuple[list[int], list[int]]], sizes: list[int]
 ) -> Block:
     """A block whose factors are dealt out to other axes, split where a boundary asks for it."""
-    moves, axes, same = {}, [()] * len(sizes), True
+    axes: list[Axis] = [()] * len(sizes)
+    moves, same = {}, True
     for old, new in pairs:
         new = [axis for axis in new if sizes[axis] != 1]
         run = tuple(n for axis in old for n in block.axes[axis])
@@ -129,7 +130,7 @@ def _regrouped(
             for axis in old:
                 block = still(ledger, block, block.along([axis]), "a reshape across axes")
             spread = tuple((axis, 0) for axis in new)
-            moves |= {p: spread for p in block.along(old)}
+            moves |= dict.fromkeys(block.along(old), spread)
             axes = [whole(n) if a in new else axes[a] for a, n in enumerate(sizes)]
             same = False
             continue
@@ -298,7 +299,9 @@ def gather(ledger: Ledger, eqn: Any, a: Value, indices: Value) -> Value:
     offset = dict(zip(inside, numbers.offset_dims, strict=True))
     batch = [out for out in range(len(shape)) if out not in numbers.offset_dims]
     kept = {d: out for d, out in offset.items() if sizes[d] == a.shape[d]}
-    for d, i in zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True):
+    for d, i in zip(
+        numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
+    ):
         kept[d] = batch[i]
     return _picked(ledger, a, indices, kept, shape, "a lookup across a per-index scaling")
 
@@ -329,7 +332,7 @@ def _picked(
 
 
 def argument(ledger: Ledger, eqn: Any, a: Value) -> Value:
-    """argmax and argmin: where the extreme is, whatever the scale."""
+    """The indices argmax and argmin: where the extreme is, whatever the scale."""
     for axis in eqn.params["axes"]:
         a = joined(ledger, a, axis)
     shape = eqn.outvars[0].aval.shape
@@ -347,7 +350,7 @@ def _told(ledger: Ledger, block: Block) -> Block:
 
 
 def overwritten(ledger: Ledger, eqn: Any, a: Value, *others: Value) -> Value:
-    """scatter and dynamic_update_slice: operand and updates must scale alike and uniformly."""
+    """Writes, scatter and dynamic_update_slice: operand and updates must scale alike and uniformly."""
     if eqn.primitive.name == "dynamic_update_slice":
         updates, indices = others[0], others[1:]
     else:
@@ -403,11 +406,10 @@ def resized(value: Value, axis: int, length: int) -> Value:
 
 def resized_block(block: Block, axis: int, length: int) -> Block:
     """A block that is uniform along an axis, with another length there."""
-    moves = {p: () for p in block.along([axis])} if length == 1 else {}
+    moves = dict.fromkeys(block.along([axis]), ()) if length == 1 else {}
     return moved(block, replaced(block.axes, axis, whole(length)), moves)
 
 
 def _cut_of(values: list[Value], axis: int) -> Axis:
     points = {p for v in values for p in itertools.accumulate(v.cuts[axis], initial=0)}
     return tuple(b - a for a, b in itertools.pairwise(sorted(points)))
-

@@ -141,7 +141,7 @@ class Solution:
 
     def rescalings(self) -> list[dict[str, int]]:
         """What is proven of leaves and blocks besides the groups: whole exponents by name."""
-        groups = [{i: 1 for i in s} for s in self.invariant if set(s.values()) == {1}]
+        groups = [dict.fromkeys(s, 1) for s in self.invariant if set(s.values()) == {1}]
         found = [s for s in self.invariant if set(s.values()) != {1}]
         for rows in linear.components(self.by_leaf):
             columns = list(dict.fromkeys(i for row in rows for i in row))
@@ -203,7 +203,7 @@ class Solution:
         return found
 
 
-def on_leaves(row: linear.Vector) -> dict[int, linear.Fraction]:
+def on_leaves(row: linear.Vector) -> dict[int, linear.Number]:
     """An equation in the exponents of whole leaves (nothing, if it is about single indices)."""
     total: dict = {}
     for unknown, k in row.items():

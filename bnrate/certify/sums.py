@@ -8,9 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 from bnrate.certify import fields
+from bnrate.certify.arithmetic import add, derived, multiply
 from bnrate.certify.fields import Position, Token
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.pointwise import ENTRIES, add, derived, multiply
+from bnrate.certify.pointwise import ENTRIES
 from bnrate.certify.shapes import joined, reshaped, resized, uniform
 from bnrate.certify.values import (
     Block,
@@ -47,19 +48,20 @@ def _block_sum(ledger: Ledger, block: Block, axes: Collection[int], what: str) -
     block = firm(ledger, block)
     block = _common_scale(ledger, block, gone, what)
     order = {p: i for i, p in enumerate(block.positions)}
-    kept, varying = {}, {}
+    kept: dict = {}
+    varying: dict = {}
     for (atom, at), k in block.shift.items():
         if not gone.intersection(at):
             kept[atom, at] = k * count
         elif (term := _summed_cross(atom, at, order, gone)) is not None:
-            kept = fields.add(kept, {term: k})
+            kept = dict(fields.add(kept, {term: k}))
         else:
             varying[atom, at] = k
     if symbol := block.symbol:
         symbol = symbol[0], ("sum", symbol[1], frozenset(order[p] for p in gone))
     # Nothing is known of a token summed over what it varies along, but its obligations.
     bare = tuple(() if a in axes else f for a, f in enumerate(block.axes))
-    result = moved(block.but(shift=kept), bare, {p: () for p in gone})
+    result = moved(block.but(shift=kept), bare, dict.fromkeys(gone, ()))
     extra, cons = derived(ledger, varying, lambda at: {*at} - gone, result)
     number = None if block.literal is None else block.literal * count
     return result.but(
@@ -129,7 +131,7 @@ def reduce_product(ledger: Ledger, eqn: Any, a: Value) -> Value:
 
 def _without(block: Block, axes: Collection[int]) -> Block:
     """A block that is constant along axes in scale and shift, without these axes' positions."""
-    moves = {p: () for p in block.along(axes)}
+    moves = dict.fromkeys(block.along(axes), ())
     bare = tuple(() if a in axes else f for a, f in enumerate(block.axes))
     return moved(block, bare, moves).but(literal=None)
 
@@ -206,9 +208,7 @@ def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
     return _framed(result, order).each(lambda b: b.but(symbol=None, sign=0, literal=None))
 
 
-def _mixed(
-    ledger: Ledger, value: Value, axis: int, length: int, edges: bool, what: str
-) -> Value:
+def _mixed(ledger: Ledger, value: Value, axis: int, length: int, edges: bool, what: str) -> Value:
     """The value as seen by sums over windows along an axis, which then has another length.
 
     Scales must be uniform along it.  Tokens go on to vary along it if they did, or if the windows
@@ -243,7 +243,7 @@ def _one_factor(ledger: Ledger, block: Block, axis: int) -> Block:
     if len(block.axes[axis]) <= 1:
         return block
     block = still(ledger, block, block.along([axis]), "windows across a reshape")
-    moves = {p: ((axis, 0),) for p in block.along([axis])}
+    moves = dict.fromkeys(block.along([axis]), ((axis, 0),))
     axes = list(block.axes)
     axes[axis] = (math.prod(block.axes[axis]),)
     return moved(block, tuple(axes), moves)
@@ -321,4 +321,3 @@ def top_k(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     for block in a.blocks.values():
         cons |= block.cons | ledger.hardened(block.pending)
     return [a, data(shape, cons)]
-

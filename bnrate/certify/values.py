@@ -348,7 +348,7 @@ def alike(ledger: Ledger, blocks: list[Block]) -> list[Block]:
 def flattened(ledger: Ledger, block: Block, axis: int) -> Block:
     """The block with one factor along an axis, along which scale and shift are constant."""
     block = still(ledger, block, block.along([axis]), "axes that do not fit")
-    moves = {p: ((axis, 0),) for p in block.along([axis])}
+    moves = dict.fromkeys(block.along([axis]), ((axis, 0),))
     return moved(block, replaced(block.axes, axis, whole(math.prod(block.axes[axis]))), moves)
 
 
@@ -366,15 +366,13 @@ def map_blocks(ledger: Ledger, rule: Callable[..., Block], *values: Value) -> Va
     return Value(tuple(cuts), blocks)
 
 
-def merge(
-    ledger: Ledger, value: Value, axis: int, join: Callable[..., Block], what: str
-) -> Value:
+def merge(ledger: Ledger, value: Value, axis: int, join: Callable[..., Block], what: str) -> Value:
     """The value with one segment along an axis; scale and shift are constant along it."""
     single = whole(value.shape[axis])
 
     def uniform(block: Block) -> Block:
         block = still(ledger, block, block.along([axis]), what)
-        moves = {p: (((axis, 0),) if single else ()) for p in block.along([axis])}
+        moves = dict.fromkeys(block.along([axis]), ((axis, 0),) if single else ())
         return moved(block, replaced(block.axes, axis, single), moves)
 
     if len(value.cuts[axis]) == 1:
@@ -394,7 +392,7 @@ def merge(
 def moved(
     block: Block, axes: tuple[Axis, ...], moves: Mapping[Position, Placement], same: bool = False
 ) -> Block:
-    """The block with its positions moved (those not named stay); `same`: the same array in order."""
+    """The block with positions moved (those not named stay); `same`: it is in the same order."""
 
     def where(position: Position) -> Placement:
         return moves.get(position, (position,))
@@ -409,4 +407,5 @@ def moved(
 
 
 def replaced(items: tuple, at: int, new: Any) -> tuple:
+    """The tuple with another entry at one place."""
     return (*items[:at], new, *items[at + 1 :])
