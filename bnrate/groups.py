@@ -254,6 +254,10 @@ def _group_from_json(group: Any, form: str) -> Group:
 
 
 def _path(keys: Any) -> str:
+    # A flax nnx.State holds each array in a Variable; users write "conv/kernel" for its value.
+    match keys:
+        case (*_, jax.tree_util.DictKey(), jax.tree_util.GetAttrKey("value")):
+            keys = keys[:-1]
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 

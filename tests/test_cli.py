@@ -1,12 +1,19 @@
+import importlib
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from test_results import dataset
 
 from bnrate import cli, experiments, results
+from bnrate import groups as gr
+from bnrate.cli import proving, running
 
 TINY = ["--rates", "0.1", "10", "--seeds", "1", "--steps", "10", "--width", "8", "--batch", "32"]
 
@@ -15,7 +22,7 @@ TINY = ["--rates", "0.1", "10", "--seeds", "1", "--steps", "10", "--width", "8",
 def at(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # The devices are set by the tests; the command line would set them anew.
-    monkeypatch.setattr(cli, "_one_device_per_core", lambda: None)
+    monkeypatch.setattr(running, "_one_device_per_core", lambda: None)
     return tmp_path
 
 
@@ -47,7 +54,7 @@ def test_run_prints_tables_and_writes_result_and_pictures(at, capsys, monkeypatc
         "spheres.png",
     ]
     ds = results.load(folder)
-    assert cli.report(ds) in printed
+    assert running.report(ds) in printed
     assert list(ds["rate_invariant"].values) == [0.1, 10.0]
     row = next(line.split() for line in printed.splitlines() if line.split()[:1] == ["10"])
     run = ds.sel(rule="sgd-bn", rate_invariant=10)
@@ -95,7 +102,7 @@ def test_a_report_of_the_smallest_result():
     for dim in ("rate", "rate_invariant"):
         ds = dataset(losses, rates=[0.1], dim=dim).assign_coords(setting=("rule", ["1"]))
         ds = ds.expand_dims(rate_rest=[0.1], axis=2) if dim == "rate_invariant" else ds
-        report = cli.report(ds)
+        report = running.report(ds)
         assert "0.15" in report
         assert "0.00  (seeds: 0.00 to 0.00)" in report
 
@@ -155,10 +162,212 @@ CORES = len(os.sched_getaffinity(0))
 )
 def test_one_device_per_core_unless_told(flags, devices):
     program = (
-        "from bnrate import cli; cli._one_device_per_core(); import jax; print(jax.device_count())"
+        "from bnrate.cli import running; running._one_device_per_core()\n"
+        "import jax; print(jax.device_count())"
     )
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == devices
+
+
+# Certificates, and treatments held against them: what a user of one's own loss has in a file.
+PROGRAM = """
+import jax, jax.numpy as jnp
+
+def loss(params, x):
+    h = x @ params["w"]
+    h = (h - h.mean(0)) / jnp.sqrt(h.var(0) + 1e-5)
+    return jnp.mean((h @ params["head"]) ** 2), h
+
+def start():
+    key = jax.random.key(0)
+    params = {"w": jax.random.normal(key, (3, 4)), "head": jnp.ones(4), "idle": jnp.ones(2)}
+    return params, jnp.ones((8, 3))
+
+def alone(): return start()[0]
+def vector(params, x): return x[0]
+def fails(params, x): return x @ x
+def broken(): return int("a fault of theirs")
+def looks(): return {} if jnp.ones(()) > 0 else {}
+def text(): return {"w": "text"}
+shapes = jax.eval_shape(start)
+"""
+OWN = ("ownloss:loss", "--params", "ownloss:start")
+
+
+@pytest.fixture
+def own(at, monkeypatch):
+    (at / "ownloss.py").write_text(PROGRAM)
+    (at / "needy.py").write_text("import not_installed_anywhere")
+    (at / "list.json").write_text("[]")
+    (at / "other.json").write_text('{"no/thing": "rest"}')
+    (at / "mask.json").write_text('{"w": true}')
+    forget(monkeypatch, "ownloss")
+    with jax.numpy_rank_promotion("allow"):  # as users have it
+        yield at
+
+
+def forget(monkeypatch, module):
+    """Import it anew, from the current folder, and leave the path as it was."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    importlib.invalidate_caches()
+
+
+def prints(capsys, *args):
+    cli.main(args)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["start", "shapes"])
+def test_certify_ones_own_loss(given, own, capsys):
+    files = ("--groups", "groups.json", "--json", "certificate.json")
+    table = prints(capsys, "certify", "ownloss:loss", "--params", f"ownloss:{given}", *files)
+    assert re.search(r"^  w +each index along axis 1$", table, re.MULTILINE)
+    expected = gr.Groups([gr.Group([gr.Member("w", axis=1)])])
+    assert gr.from_json((own / "groups.json").read_text()) == expected
+    document = json.loads((own / "certificate.json").read_text())
+    assert (document["no_effect"], set(document["rest"])) == (["idle"], {"head"})
+    assert document["groups"] == json.loads(gr.to_json(expected))["groups"]
+    assert not [path for path in own.iterdir() if path.name.startswith(".")]
+
+    only = prints(capsys, "certify", *OWN, "--json", "-")
+    assert only == (own / "certificate.json").read_text()
+    strict = json.loads(prints(capsys, "certify", *OWN, "--json", "-", "--eps", "strict"))
+    assert strict["groups"] == []
+
+
+NORMS = {"batch": "each index along axis 1", "layer": "as a whole", "rms": "as a whole"}
+NORMS |= {"group": "as a whole", "none": None}
+
+
+@pytest.mark.parametrize(("norm", "unit"), NORMS.items(), ids=NORMS)
+def test_certify_a_network_of_ours(norm, unit, capsys):
+    table = prints(capsys, "certify", "--model", "mlp", "--norm", norm)
+    first = re.search(r"layer0/kernel.*", table)
+    assert first
+    assert first[0].endswith(unit) if unit else "axis" not in table
+
+
+def test_all_kernels_of_a_residual_network_but_its_head(capsys):
+    document = json.loads(prints(capsys, "certify", "--model", "resnet18", "--json", "-"))
+    assert all([{"path": f"layer{i}/kernel", "axis": 3}] in document["groups"] for i in range(20))
+    assert {"head/kernel", "head/bias"} < set(document["rest"])
+
+
+def test_why(own, capsys):
+    head = prints(capsys, "certify", *OWN, "--why", "head")
+    assert head.startswith("1 reason against scaling as a whole: head\n- ")
+    assert "the loss itself scales" in head
+    together = prints(capsys, "certify", *OWN, "--why", "head", "w")
+    assert "1 reason and 1 epsilon against scaling together, by one factor: head, w" in together
+    each = prints(capsys, "certify", *OWN, "--why", "w", "--axis", "0")
+    assert " against scaling at each index of axis 0 alone: w" in each
+    assert "ownloss.py:5" in each
+    assert all(len(line) <= 100 for line in (head + together + each).splitlines())
+    nothing = prints(capsys, "certify", *OWN, "--why", "idle")
+    assert nothing == "nothing against scaling as a whole: idle\n"
+
+
+LINT = {
+    "right": ({"w": 1, "head": "rest"}, 0, "no findings"),
+    "note": ({"w": None}, 0, "each index of axis 1 is a unit"),
+    "axis": ({"w": 0}, 1, "wrong axis"),
+    "rest": ({"head": 0}, 1, "in no scale-invariant group"),
+    "label": ({"w": "rest"}, 1, "treated as rest, but it is scale-invariant"),
+}
+
+
+@pytest.mark.parametrize(("treatment", "status", "finding"), LINT.values(), ids=LINT)
+@pytest.mark.parametrize("proven", ["now", "before"])
+def test_lint(treatment, status, finding, proven, own, capsys):
+    (own / "treatment.json").write_text(json.dumps(treatment))
+    against = OWN
+    if proven == "before":
+        prints(capsys, "certify", *OWN, "--groups", "groups.json")
+        against = ("--groups", "groups.json", "--params", "ownloss:alone")
+    assert lints(*against) == status
+    assert finding in " ".join(capsys.readouterr().out.split())
+    assert lints(*against, "--json", "-") == status
+    found = json.loads(capsys.readouterr().out)
+    assert any(one["severity"] == "error" for one in found) == bool(status)
+    assert bool(found) == (finding != "no findings")
+
+
+def lints(*args):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["lint", "treatment.json", *args])
+    return stopped.value.code
+
+
+def test_a_mask_has_the_meaning_that_is_given(own, capsys):
+    (own / "treatment.json").write_text('{"head": true}')
+    assert lints(*OWN, "--meaning", "decay") == 0
+    assert lints(*OWN, "--meaning", "invariant") == 1
+
+
+def test_the_example_of_the_documentation(own, monkeypatch, capsys):
+    """The file and the commands in the docstring do what is said of them."""
+    forget(monkeypatch, "train")
+    text = re.sub("^    ", "", proving.__doc__, flags=re.MULTILINE)
+    program = text[text.index("import jax") : text.index("Then, in its folder")]
+    (own / "train.py").write_text(program)
+    certify, echo, lint = (
+        shlex.split(line) for line in text[text.index("Then") :].splitlines() if "json" in line
+    )
+    cli.main(certify[1:])
+    assert "w  as a whole" in capsys.readouterr().out
+    assert echo[0] == "echo"
+    (own / "treatment.json").write_text(echo[1])
+    assert lints(*lint[3:]) == 0
+    assert capsys.readouterr().out == "no findings\n"
+
+
+BAD_PROOFS = {
+    "nothing named": (["certify"], "name a --model; or a loss of your own"),
+    "no params": (["certify", "ownloss:loss"], "with --params, its parameters"),
+    "both": (["certify", *OWN, "--model", "mlp"], "not both"),
+    "model": (["certify", "--model", "alexnet"], "alexnet"),
+    "norm": (["certify", *OWN, "--norm", "layer"], "--norm is that of a --model"),
+    "instance": (
+        ["certify", "--model", "mlp", "--norm", "instance"],
+        "mlp normalises dense layers",
+    ),
+    "axis": (["certify", *OWN, "--axis", "1"], "--axis is that of the leaves named by --why"),
+    "no axis": (["certify", *OWN, "--why", "w", "--axis", "2"], "it has no axis 2"),
+    "no leaf": (["certify", *OWN, "--why", "x"], "there is no leaf 'x'"),
+    "module": (["certify", "nowhere:loss", *OWN[1:]], "there is no module 'nowhere'"),
+    "needy": (["certify", "needy:loss", *OWN[1:]], "'needy' needs another: No module named 'not_"),
+    "form": (["certify", "ownloss", *OWN[1:]], "expected MODULE:NAME, as in train:loss, got"),
+    "name": (["certify", "ownloss:los", *OWN[1:]], "no 'los'; did you mean 'loss'?"),
+    "function": (["certify", "ownloss:shapes", *OWN[1:]], "is no function, but of type tuple"),
+    "scalar": (["certify", "ownloss:vector", *OWN[1:]], "must return a floating scalar"),
+    "untraceable": (["certify", "ownloss:fails", *OWN[1:]], "the loss could not be traced"),
+    "arguments": ([*("certify", *OWN[:2]), "ownloss:loss"], "missing 2 required"),
+    "values": ([*("certify", *OWN[:2]), "ownloss:looks"], "not look at their values"),
+    "text": ([*("certify", *OWN[:2]), "ownloss:text"], "return arrays"),
+    "folder": (["certify", *OWN, "--json", "no/file"], "cannot write 'no/file': No such file"),
+    "device": (["certify", *OWN, "--json", "/dev/null"], "something else than a file"),
+    "no treatment": (["lint", "no.json", *OWN], "cannot read 'no.json': No such file"),
+    "bad treatment": (["lint", "list.json", *OWN], "'list.json': expected an object"),
+    "bad groups": (["lint", "mask.json", *OWN, "--groups", "list.json"], "'list.json': expected"),
+    "leaf": (["lint", "other.json", *OWN], "there is no leaf 'no/thing'"),
+    "mask": (["lint", "mask.json", *OWN], "told True, which could mean anything"),
+    "no loss": (["lint", "mask.json", *OWN[1:]], "a proof needs the loss too"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), BAD_PROOFS.values(), ids=BAD_PROOFS)
+def test_a_bad_proof_is_one_clear_error_and_nothing_is_written(args, message, own, capsys):
+    before = {path for path in own.iterdir() if path.name != "__pycache__"}
+    printed = fails(capsys, *args)
+    assert message in " ".join(printed.split())
+    assert "Traceback" not in printed
+    assert {path for path in own.iterdir() if path.name != "__pycache__"} == before
+
+
+def test_a_fault_of_theirs_keeps_its_traceback(own):
+    with pytest.raises(ValueError, match="invalid literal"):
+        cli.main(["certify", *OWN[:2], "ownloss:broken"])

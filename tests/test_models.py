@@ -1,3 +1,6 @@
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,14 @@ from bnrate import groups as gr
 from bnrate import models
 
 IMAGES = (32, 8, 8, 1)
-MODELS = {"mlp": models.MLP((16, 12), 10), "vgg": models.VGG(10, width=2)}
-LAYERS = {"mlp": 3, "vgg": 16}
+MODELS = {
+    "mlp": models.MLP((16, 12), 10),
+    "vgg": models.VGG(10, width=2),
+    "resnet": models.ResNet(10, depth=18, width=2),
+}
+LAYERS = {"mlp": 3, "vgg": 16, "resnet": 20}
+# Leaves that no normalisation follows.
+ENDS = {"mlp": set(), "vgg": set(), "resnet": {"head/kernel", "head/bias"}}
 
 
 @pytest.fixture(params=MODELS)
@@ -28,7 +37,7 @@ def test_layers_and_shapes(name, x, key):
     expected = {f"layer{i}/kernel" for i in layers} | {
         f"norm{i}/{leaf}" for i in layers for leaf in ("scale", "bias")
     }
-    assert set(gr.leaves(variables["params"])) == expected
+    assert set(gr.leaves(variables["params"])) == expected | ENDS[name]
     logits = jax.eval_shape(lambda v: model.apply(v, x, train=False), variables)
     assert logits.shape == (32, 10)
     assert logits.dtype == jnp.float32
@@ -37,7 +46,7 @@ def test_layers_and_shapes(name, x, key):
 def test_without_normalisation_layers_have_biases(name, x, key):
     variables = jax.eval_shape(lambda: MODELS[name].init(key, x, train=True))
     expected = {f"layer{i}/{leaf}" for i in range(LAYERS[name]) for leaf in ("kernel", "bias")}
-    assert set(gr.leaves(variables["params"])) == expected
+    assert set(gr.leaves(variables["params"])) == expected | ENDS[name]
     assert set(variables) == {"params"}
 
 
@@ -49,6 +58,65 @@ def test_paper_network_at_full_width(key):
     assert widths == [64] * 2 + [128] * 3 + [256] * 3 + [512] * 7 + [10]
     assert kernels["layer14"]["kernel"].shape == (512, 512)
     assert kernels["layer1"]["kernel"].shape == (3, 3, 64, 64)
+
+
+# Weights of the published networks, as every model zoo counts them (without running moments).
+PUBLISHED = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
+
+
+@pytest.mark.parametrize(("depth", "weights"), PUBLISHED.items())
+def test_residual_networks_at_full_width(depth, weights, key):
+    model = models.ResNet(1000, depth, norm=models.BatchNorm)
+    x = jnp.zeros((1, 64, 64, 3))
+    variables = jax.eval_shape(lambda: model.init(key, x, train=True))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == weights
+    assert len(variables["batch_stats"]) == depth - 1 + (3 if depth < 50 else 4)
+
+
+def test_the_strides_of_a_residual_network(key):
+    """As in table 1 of the paper: 112, 56, 28, 14, 7; a bottleneck strides in its first layer."""
+    model, x = models.ResNet(10, depth=50, width=2), jnp.zeros((1, 224, 224, 3))
+    _, seen = jax.eval_shape(
+        lambda: model.init_with_output(key, x, train=True, capture_intermediates=True)
+    )
+    layers = seen["intermediates"]
+    shapes = [layers[f"layer{i}"]["__call__"][0].shape[1:] for i in range(53)]
+    assert shapes[0] == (112, 112, 2)
+    assert shapes[1:5] == [(56, 56, 2), (56, 56, 2), (56, 56, 8), (56, 56, 8)]
+    assert shapes[11:15] == [(28, 28, 4), (28, 28, 4), (28, 28, 16), (28, 28, 16)]
+    assert shapes[-1] == (7, 7, 64)
+
+
+def test_no_other_depth(x, key):
+    with pytest.raises(ValueError, match=r"no ResNet of depth 19; there are \[18, 34, 50"):
+        models.ResNet(10, depth=19).init(key, x, train=True)
+
+
+PER_EXAMPLE = {
+    "layer": nn.LayerNorm,
+    "group": functools.partial(nn.GroupNorm, num_groups=2),
+    "rms": nn.RMSNorm,
+    "instance": nn.InstanceNorm,
+}
+
+
+def traced(model, variables, x, train):
+    return str(jax.make_jaxpr(lambda v: model.apply(v, x, train=train))(variables))
+
+
+@pytest.mark.parametrize("norm", PER_EXAMPLE.values(), ids=PER_EXAMPLE)
+def test_normalisations_of_flax_do_not_mind_training(norm, x, key):
+    model = models.ResNet(10, depth=18, width=2, norm=models.per_example(norm))
+    variables = jax.eval_shape(lambda: model.init(key, x, train=True))
+    assert set(variables) == {"params"}
+    assert {f"norm{i}" for i in range(20)} < set(variables["params"])
+    assert traced(model, variables, x, True) == traced(model, variables, x, False)
+
+
+def test_batch_normalisation_does_mind(x, key):
+    model = MODELS["resnet"].clone(norm=models.BatchNorm)
+    variables = jax.eval_shape(lambda: model.init(key, x, train=True))
+    assert traced(model, variables, x, True) != traced(model, variables, x, False)
 
 
 def test_kernels_are_glorot_uniform(key):

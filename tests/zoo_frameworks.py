@@ -53,7 +53,7 @@ def haiku(net, x):
         model, data = hk.transform_with_state(lambda x: net(x, eps)), m.filled(x, seed=1)
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             params, state = model.init(jax.random.key(0), data)
-        params, state = m.filled(params), jax.tree.map(lambda leaf: leaf.astype(float), state)
+        params, state = m.filled(params, seed=4), jax.tree.map(lambda leaf: leaf.astype(float), state)
         return m.problem(lambda p, x: model.apply(p, state, None, x)[0], params, data)
 
     return build
@@ -88,9 +88,9 @@ IMAGE = (5, 4, 4, 2)
 
 FRAMEWORKS: dict[str, Entry] = {
     "nnx CNN, State": Entry(
-        m.from_nnx(m.NnxCNN, IMAGE, pure=False), **each(("c1/kernel/value", "c2/kernel/value"), 3),
-        no_effect=("c1/bias/value",),
-        joint=(frozenset({"b1/scale/value", "b1/bias/value"}),), dims=(5, 17),
+        m.from_nnx(m.NnxCNN, IMAGE, pure=False), **each(("c1/kernel", "c2/kernel"), 3),
+        no_effect=("c1/bias",),
+        joint=(frozenset({"b1/scale", "b1/bias"}),), dims=(5, 17),
     ),
     "nnx WeightNorm": Entry(
         m.from_nnx(WeightNorm, (8, 5)), **each(("norm/layer_instance/kernel",), 1), dims=(1, 3)

@@ -9,14 +9,23 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
-from bnrate.certify import fields
+from bnrate.certify import fields, linear
 from bnrate.certify.fields import Field, Placement, Position, Token
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.pointwise import EXPONENTIAL, FIXED, PENALTY, SUM, TINY, axes_of, made, unmarked
+from bnrate.certify.pointwise import (
+    EXPONENTIAL,
+    FIXED,
+    PENALTY,
+    SUM,
+    TINY,
+    axes_of,
+    made,
+    stretched,
+    unmarked,
+)
 from bnrate.certify.values import Block, firm, fixed, is_boundless, settle, sign_of
 
 _MOST_TOKENS = 3  # of which products are still formed  # of which products are still formed
-_ROUNDING = 3e-7  # of a literal like 1/49 in float32  # of a literal like 1/49 in float32
 
 
 # --- sums
@@ -51,8 +60,7 @@ def add(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     if not constant_along:
         cons = a.cons | b.cons | met
         return made(a, a, b).but(shift=shift, cons=cons, sign=_summed(a, b))
-    token = Token(ledger.name(), met | b.cons)
-    shift = fields.add(shift, {(token, depends): 1})
+    shift = fields.add(shift, {ledger.token(met | b.cons, depends): 1})
     return made(a, a, b).but(shift=shift, cons=a.cons)
 
 
@@ -63,7 +71,8 @@ def subtract(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
 
 def negate(ledger: Ledger, eqn: Any, a: Block) -> Block:
     """Negative -a."""
-    return _times(a, Fraction(-1))
+    negative = None if a.literal is None else -a.literal
+    return _times(a, -1).but(literal=negative)
 
 
 # --- products
@@ -73,9 +82,9 @@ def multiply(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     """Product a * b: scales add; a token times anything is another token."""
     for x, other in ((a, b), (b, a)):
         if other.literal == 0:
-            return other.but(axes=axes_of(a, b))
+            return stretched(other, axes_of(a, b))
         if other.literal is not None and not is_boundless(other.literal):
-            return _times(x, _rational(other.literal)).but(axes=axes_of(a, b))
+            return stretched(_times(x, _rational(ledger, other.literal)), axes_of(a, b))
     a, b = firm(ledger, a), firm(ledger, b)
     if a.symbol and b.symbol and a.symbol[1] == b.symbol[1] and a.axes == b.axes:
         return _square(ledger, a, b.symbol[0] / a.symbol[0])
@@ -83,7 +92,7 @@ def multiply(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
         a, b = (settle(ledger, x, "a product with infinity") for x in (a, b))
         return made(a, a, b).but(scale={}, wild=True)
     # (A + T)(B + U) = AB + T(B + U) + AU for scaled values A, B with shifts T, U.
-    scale, sign = fields.add(a.scale, b.scale), min(a.sign, b.sign)
+    scale, sign = fields.add(a.scale, b.scale), min(a.sign, b.sign) if ledger.real else 0
     result = made(a, a, b).but(scale=scale, shift={}, sign=sign)
     for x, other in ((a, b), (b, a)):
         reach = other.varies | {p for f in (other.scale, other.shift) for _, at in f for p in at}
@@ -113,7 +122,7 @@ def integer_power(ledger: Ledger, eqn: Any, a: Block) -> Block:
 def power(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     """Power a ** b, homogeneous where b is a known number."""
     if b.literal is not None and not is_boundless(b.literal):
-        return _power(ledger, a, _rational(b.literal)).but(axes=axes_of(a, b))
+        return _power(ledger, a, _rational(ledger, b.literal)).but(axes=axes_of(a, b))
     a, b = (fixed(ledger, x, "a power with a variable exponent") for x in (a, b))
     return made(a, a, b).but(wild=False)
 
@@ -131,9 +140,11 @@ def log(ledger: Ledger, eqn: Any, a: Block) -> Block:
 
 def exp(ledger: Ledger, eqn: Any, a: Block) -> Block:
     """The shift of a becomes the scale of exp a."""
+    if not ledger.real:
+        a = settle(ledger, a, EXPONENTIAL)
     a = firm(ledger, a)
     cons = a.cons | ledger.vanish(a.scale, EXPONENTIAL)
-    return a.but(scale=a.shift, shift={}, cons=cons, wild=False, literal=None, symbol=None, sign=2)
+    return a.but(scale=a.shift, shift={}, cons=cons, wild=False, literal=None, symbol=None, sign=1)
 
 
 # --- the pieces
@@ -156,41 +167,40 @@ def derived(
         if set(placement).issuperset(p for p in result.positions if p in result.varies):
             cons |= met
         else:
-            made[Token(ledger.name(), met), placement] = 1
+            made[ledger.token(met, placement)] = 1
     return made, cons
 
 
-def _square(ledger: Ledger, a: Block, ratio: Fraction) -> Block:
+def _square(ledger: Ledger, a: Block, ratio: linear.Number) -> Block:
     """Product a * (ratio a).  Its tokens are named by what they are, so that equal ones cancel.
 
-    This is what removes a bias from a variance: E[(x + T)^2] - (E[x + T])^2.
+    This is what removes a bias from a variance: E[(x + T)^2] - (E[x + T])^2.  Inside of a scan
+    the names would not tell one step from another.
     """
-    if len(a.shift) > _MOST_TOKENS or a.symbol is None:
+    if len(a.shift) > _MOST_TOKENS or a.symbol is None or ledger.steps:
         a = settle(ledger, a, "a product of shifted values")
     shift: Field = {}
     order = {p: i for i, p in enumerate(a.positions)}
-    hidden = {p for _, placement in a.shift for p in placement} - set(order)
-    if hidden:
-        a = settle(ledger, a, "a product of shifted values")
+    coefficient, name = a.symbol or (1, None)
     terms = list(a.shift.items())
     for i, ((atom, at), k) in enumerate(terms):
         met = ledger.vanish({(atom, at): k}, "a term that is not scaled along")
-        coefficient, name = a.symbol or (Fraction(1), None)
-        cross = Token(("times", name, atom, tuple(order[p] for p in at)), met)
+        cross = Token(("times", name, atom, tuple(order[p] for p in at), a.sizes), met)
         shift = fields.add(shift, {(cross, tuple(order)): 2 * k * coefficient * ratio})
         for (other, place), m in terms[i:]:
-            both = _sorted({*at, *place})
+            both = tuple(sorted({*at, *place}))
             where = tuple(both.index(p) for p in at), tuple(both.index(p) for p in place)
-            pair = Token(("pair", atom, other, where), met)
+            sizes = tuple(a.axes[p[0]][p[1]] for p in both)
+            pair = Token(("pair", atom, other, where, sizes), met)
             twice = 1 if (other, place) == (atom, at) else 2
             shift = fields.add(shift, {(pair, both): twice * k * m * ratio})
     return a.but(
-        scale=fields.scaled(a.scale, Fraction(2)), shift=shift, literal=None, symbol=None,
-        sign=max(1, a.sign) if ratio > 0 else 0,
+        scale=fields.scaled(a.scale, 2), shift=shift, literal=None, symbol=None,
+        sign=max(1, a.sign) if ratio > 0 and ledger.real else 0,
     )  # fmt: skip
 
 
-def _times(a: Block, k: Fraction) -> Block:
+def _times(a: Block, k: linear.Number) -> Block:
     return a.but(
         shift=fields.scaled(a.shift, k),
         symbol=(a.symbol[0] * k, a.symbol[1]) if a.symbol else None,
@@ -203,7 +213,7 @@ def _reciprocal(ledger: Ledger, a: Block) -> Block:
     if a.literal is not None:
         inverse = 1 / a.literal if a.literal else math.inf
         exact = a.literal and math.isfinite(a.literal)
-        inverse = Inverse(1 / _rational(a.literal)) if exact else inverse
+        inverse = Inverse(1 / _rational(ledger, a.literal)) if exact else inverse
         return a.but(literal=inverse, sign=sign_of(inverse))
     return _power(ledger, a, Fraction(-1))
 
@@ -227,7 +237,7 @@ def _power(ledger: Ledger, a: Block, exponent: Fraction) -> Block:
     even = exponent.denominator == 1 and exponent % 2 == 0
     return a.but(
         scale=fields.scaled(a.scale, exponent), literal=None, symbol=None,
-        sign=max(a.sign, int(even or exponent.denominator % 2 == 0)),
+        sign=max(a.sign, int(even or exponent.denominator % 2 == 0)) if ledger.real else 0,
     )  # fmt: skip
 
 
@@ -236,12 +246,14 @@ def _excused(a: Block) -> Block:
     return a.but(cons=a.cons | a.pending, pending=0)
 
 
-def _rational(number: float) -> Fraction:
+def _rational(ledger: Ledger, number: float) -> Fraction:
     """The simple fraction that a literal is the rounding of, or the literal itself."""
     if isinstance(number, Inverse):
         return number.exact
     near = Fraction(number).limit_denominator(10**6)
-    return near if abs(near - Fraction(number)) <= _ROUNDING * abs(number) else Fraction(number)
+    return (
+        near if abs(near - Fraction(number)) <= ledger.rounding * abs(number) else Fraction(number)
+    )
 
 
 def _sum_of(a: Block, b: Block) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -12,11 +12,9 @@ from bnrate.certify import linear
 from bnrate.certify.fields import Unknown
 from bnrate.certify.ledger import Constraint
 from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL, FIXED, LOSS, PENALTY
+from bnrate.certify.report import table
 from bnrate.certify.solution import Solution, on_leaves
 from bnrate.certify.source import Site
-
-_LONGEST = 60  # section of the table, in rows
-_WIDEST = 48  # column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +31,15 @@ class EpsSite:
 
 @dataclasses.dataclass(frozen=True)
 class Break:
-    """A constraint that stops leaves from being scaled together, and what to do about it."""
+    """A constraint that stops leaves from being scaled together, and what to do about it.
+
+    Attributes:
+      what: what the program does there, in words; `primitive`: by which operation of JAX.
+      needs: the equation that the degrees d(path), the exponents of c, would have to meet.
+      site: the user's line, the library's, and the module.
+      advice: what to do about it.
+      kind: "hard"; "eps": it fails by an epsilon only; "gradient": the value would be invariant.
+    """
 
     what: str
     primitive: str
@@ -43,7 +49,7 @@ class Break:
     kind: Literal["hard", "eps", "gradient"]
 
     def __str__(self) -> str:
-        return f"{self.what} [{self.primitive}] {self.site}; needs {self.needs}. {self.advice}"
+        return f"{self.what} [{self.primitive}] {self.site}: {self.needs}. {self.advice}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,16 +147,17 @@ class Certificate:
         paths: tuple[str, ...],
         broken: list,
     ) -> Break:
+        ordered = sorted(row.items(), key=lambda item: (item[1] < 0, str(item[0])))
         terms = " ".join(
             f"{'+' if k > 0 else '-'} {'' if abs(k) == 1 else f'{abs(k)} '}d({self._name(column)})"
-            for column, k in sorted(row.items(), key=lambda item: str(item[0]))
+            for column, k in ordered
         ).removeprefix("+ ")
         return Break(
             what=c.what if c.value is None else f"{c.what} ({c.value:.3g})",
             primitive=c.primitive,
-            needs=f"{terms} = 0, is {value}",
+            needs=f"{terms} = 0, it is {value}",
             site=c.site,
-            advice=self._advice(c, paths, all(b[0].kind == "eps" for b in broken)),
+            advice=self._advice(c, paths, alone=all(b[0].kind == "eps" for b in broken)),
             kind="gradient" if c.gradient else "eps" if c.kind == "eps" else "hard",
         )
 
@@ -159,15 +166,14 @@ class Certificate:
             return self._solution.names[column]
         return self._solution.part(column)
 
-    def _advice(self, c: Constraint, paths: tuple[str, ...], only_eps: bool) -> str:
+    def _advice(self, c: Constraint, paths: tuple[str, ...], alone: bool) -> str:
         """One sentence on what to do, the most helpful that applies."""
-        joint = [g for g in self.groups if {m.path for m in g.members} > set(paths)]
-        if only_eps:
-            return "Scale-invariant up to this epsilon."
-        if joint:
+        if c.kind == "eps":
+            return "Scale-invariant up to this epsilon." if alone else "Met up to this epsilon."
+        if joint := [g for g in self.groups if {m.path for m in g.members} > set(paths)]:
             return f"Only jointly: {' + '.join(m.path for m in joint[0].members)}."
         if c.gradient:
-            return "The value is invariant, the gradient is not proven orthogonal."
+            return "The value is invariant; the gradient is not proven orthogonal."
         return _ADVICE.get(c.what, "Normalise before it, or leave this leaf to the rest.")
 
     def directions(self) -> list[dict[str, np.ndarray]]:
@@ -191,7 +197,7 @@ class Certificate:
         return json.dumps(document, indent=2) + "\n"
 
     def __str__(self) -> str:
-        return "\n".join(_table(self))
+        return "\n".join(table(self))
 
 
 _UNNORMALISED = "No normalisation stands between this leaf and here."
@@ -203,46 +209,3 @@ _ADVICE = {
     EXPONENTIAL: _UNNORMALISED,
     LOSS: _UNNORMALISED,
 }
-
-
-def _table(certificate: Certificate) -> Iterator[str]:
-    """The certificate for a terminal."""
-    groups = certificate.groups
-    counted = "exactly" if certificate.strict else "up to epsilon"
-    yield f"Proven scale-invariant {counted}: {len(groups)} groups"
-    yield from _rows((g.name, _unit(g)) for g in groups)
-    if certificate.no_effect:
-        yield f"Without effect on the loss: {len(certificate.no_effect)} leaves"
-        yield from _rows((path, "") for path in certificate.no_effect)
-    if certificate.rescalings:
-        yield f"Other rescalings: {len(certificate.rescalings)}"
-        yield from _rows((_product(r), "") for r in certificate.rescalings)
-    if certificate.rest:
-        yield f"Not scale-invariant, and the first reason: {len(certificate.rest)} leaves"
-        yield from _rows((path, _first(certificate.why(path))) for path in certificate.rest)
-    if certificate.eps_sites:
-        yield f"Epsilons: {len(certificate.eps_sites)}"
-        yield from _rows((f"{e.value:.3g}", str(e.site)) for e in certificate.eps_sites)
-
-
-def _rows(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
-    rows = list(rows)
-    width = min(_WIDEST, max(len(left) for left, _ in rows))
-    for left, right in rows[:_LONGEST]:
-        yield f"  {left:<{width}}  {right}".rstrip()
-    if len(rows) > _LONGEST:
-        yield f"  ... and {len(rows) - _LONGEST} more"
-
-
-def _unit(group: gr.Group) -> str:
-    axes = [str(m.axis) for m in group.members if m.axis is not None]
-    return f"each index along axis {', '.join(axes)}" if axes else "as a whole"
-
-
-def _product(rescaling: Mapping[str, int]) -> str:
-    return "  ".join(path if k == 1 else f"{path}^{k}" for path, k in rescaling.items())
-
-
-def _first(breaks: tuple[Break, ...]) -> str:
-    hard = [b for b in breaks if b.kind != "eps"] or list(breaks)
-    return f"{hard[0].what} {hard[0].site}" if hard else "only by powers of its own"

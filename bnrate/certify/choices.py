@@ -11,7 +11,7 @@ import numpy as np
 
 from bnrate.certify import fields
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.pointwise import TINY, axes_of, cons_of, made, unmarked
+from bnrate.certify.pointwise import TINY, axes_of, cons_of, invariant, made, stretched, unmarked
 from bnrate.certify.values import (
     Block,
     firm,
@@ -70,7 +70,7 @@ def choose(what: str) -> Callable[..., Block]:
 def select(ledger: Ledger, eqn: Any, predicate: Block, *cases: Block) -> Block:
     """The case that the predicate names, index by index."""
     if predicate.literal is not None:
-        return cases[int(predicate.literal)].but(axes=axes_of(predicate, *cases))
+        return stretched(cases[int(predicate.literal)], axes_of(predicate, *cases))
     predicate = fixed(ledger, predicate, "a condition")
     usual = None if predicate.usual is None else int(predicate.usual)
     what = "a choice of values that scale differently"
@@ -98,7 +98,8 @@ def compare(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
         else:
             cons |= ledger.vanish(difference, "a comparison of values that scale differently")
     usual = None
-    if tiny and (b if b.literal is None else a).sign == 2:  # something positive against zero
+    positive = b if b.literal is None else a
+    if tiny and positive.sign == 2 and (number == 0 or positive.scale):
         name = str(eqn.primitive.name)
         usual = _USUAL.get(name if b.literal is not None else _MIRRORED.get(name, name))
     return made(a, a, b).but(scale={}, shift={}, cons=cons, wild=False, usual=usual)
@@ -125,6 +126,8 @@ def absolute(ledger: Ledger, eqn: Any, a: Block) -> Block:
 def convert(ledger: Ledger, eqn: Any, a: Block) -> Block:
     """Another dtype: float keeps all, bool keeps what zero keeps, whole numbers keep nothing."""
     to = eqn.params["new_dtype"]
+    if jnp.issubdtype(to, jnp.complexfloating):
+        return a.but(literal=None, sign=0)
     if a.literal is not None:
         number = float(np.asarray(a.literal).astype(to))
         return a.but(literal=number, wild=is_wild(number), sign=sign_of(number))
@@ -132,7 +135,7 @@ def convert(ledger: Ledger, eqn: Any, a: Block) -> Block:
         return a
     if jnp.issubdtype(to, jnp.bool_):
         return sign(ledger, eqn, a).but(wild=False)
-    return fixed(ledger, a, "a rounding").but(wild=False, symbol=None)
+    return fixed(ledger, a, "a rounding").but(wild=False, symbol=None, sign=min(a.sign, 1))
 
 
 def keep(ledger: Ledger, eqn: Any, a: Block) -> Block:
@@ -145,13 +148,6 @@ def stop_gradient(ledger: Ledger, eqn: Any, a: Block) -> Block:
     if not ledger.gradient:
         return a
     return a.but(scale={}, shift={}, cons=0, pending=0, symbol=None)
-
-
-def invariant(ledger: Ledger, eqn: Any, *blocks: Block) -> Block:
-    """A function of each index about which nothing is known: its operands must be invariant."""
-    what = f"{eqn.primitive.name} of a value that scales"
-    blocks = tuple(fixed(ledger, b, what) for b in blocks)
-    return made(blocks[0], *blocks).but(wild=False)
 
 
 def _inexact(dtype: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from bnrate.certify.choices import either
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import joined, uniform
-from bnrate.certify.source import defined_in_jax
+from bnrate.certify.source import differentiated_by_jax
 from bnrate.certify.values import (
     Block,
     Value,
@@ -44,7 +44,7 @@ def custom(read: Read, body: str) -> Callable[..., list[Value]]:
     """
 
     def rule(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
-        if ledger.gradient and not defined_in_jax(eqn.params[body]):
+        if ledger.gradient and not differentiated_by_jax(eqn):
             return uniform(ledger, eqn, *operands)
         return read(ledger, eqn.params[body], operands)
 
@@ -95,9 +95,10 @@ def scan(read: Read) -> Callable[..., list[Value]]:
         params = eqn.params
         n, m = params["num_consts"], params["num_carry"]
         consts, init, xs = operands[:n], operands[n : n + m], operands[n + m :]
-        ledger.depth += 1
-        hidden = -ledger.depth
         xs, factors = _leading(ledger, xs, params["length"])
+        ledger.depth += 1
+        hidden, outside = -ledger.depth, ledger.steps
+        ledger.steps = (*outside, *((hidden, j) for j in range(len(factors))))
         inside = [_entered(x, hidden) for x in xs]
 
         def step(carry: list[Value]) -> tuple[list[Value], list[Value]]:
@@ -107,7 +108,7 @@ def scan(read: Read) -> Callable[..., list[Value]]:
             return carry, out[m:]
 
         found = _steady(ledger, list(init), step)
-        ledger.depth -= 1
+        ledger.depth, ledger.steps = ledger.depth - 1, outside
         if found is None:
             return uniform(ledger, eqn, *operands)
         carry, ys = found

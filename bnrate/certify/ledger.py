@@ -7,15 +7,18 @@ loss does not depend on (dead code, auxiliary outputs, terms that cancel) then c
 import dataclasses
 from collections.abc import Hashable, Iterable
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
 
 from bnrate.certify import linear
-from bnrate.certify.fields import Field, Placement, Token, Unknown
+from bnrate.certify.fields import Field, Placement, Position, Token, Unknown
 from bnrate.certify.source import Site
 
 # "eps": fails only by an epsilon or on a degenerate set; "hard": otherwise; "leaf": no equation,
 # the mark of a leaf's block on all that depends on it.
 NOWHERE = Site()
+_SINGLE, _DOUBLE = 3e-7, 1e-15
 Kind = Literal["hard", "eps", "leaf"]
 
 
@@ -53,6 +56,9 @@ class Ledger:
     site: Site = NOWHERE
     primitive: str = ""
     depth: int = 0  # of nested scans
+    steps: tuple[Position, ...] = ()  # the positions of their steps
+    real: bool = True  # no complex number is about
+    rounding: float = _SINGLE  # relative, of the literals about
     foreign: bool = False  # inside of a function of JAX
     _known: dict[Hashable, int] = dataclasses.field(default_factory=dict)
     _zero: dict[Unknown, int] = dataclasses.field(default_factory=dict)
@@ -62,6 +68,20 @@ class Ledger:
         """A name that no other value or token has."""
         self._names += 1
         return self._names
+
+    def enter(self, eqn: Any) -> None:
+        """Note which operation is being read, and in what numbers."""
+        dtypes = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars) if hasattr(v.aval, "dtype")]
+        self.primitive = eqn.primitive.name
+        self.real = not any(jnp.issubdtype(d, jnp.complexfloating) for d in dtypes)
+        self.rounding = _DOUBLE if jnp.float64 in dtypes else _SINGLE
+
+    def token(
+        self, obligations: int, positions: Iterable[Position], name: Hashable = None
+    ) -> tuple[Token, Placement]:
+        """A new token that varies along these positions, and from step to step of a scan."""
+        name = self.name() if name is None else name
+        return Token(name, obligations), tuple(sorted({*positions, *self.steps}))
 
     def mark(self, leaf: int, block: tuple[int, ...]) -> int:
         """The mark of a leaf's block."""

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from bnrate.certify import fields
 from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.values import Block, Value, is_wild, map_blocks, relabel, sign_of
+from bnrate.certify.values import Block, Value, fixed, is_wild, map_blocks, relabel, sign_of
 
 # What a constraint says to a user; advice is given on these by name.
 SUM = "terms that scale differently are added"
@@ -40,18 +41,32 @@ def pointwise(rule: Callable[..., Block]) -> Callable[..., Value]:
 
         def on_blocks(*blocks: Block) -> Block:
             numbers = [b.literal for b in blocks]
-            fold = _FOLDED.get(eqn.primitive.name)
-            if fold is not None and None not in numbers:
+            fold = None if None in numbers else _FOLDED.get(eqn.primitive.name)
+            if fold is not None and not _whole(eqn):
                 with np.errstate(all="ignore"):
                     number = float(fold(*numbers))
                 return Block(
                     axes_of(*blocks), literal=number, wild=is_wild(number), sign=sign_of(number)
                 )
+            if _whole(eqn) and eqn.primitive.name in _FOLDED:
+                return invariant(ledger, eqn, *blocks)
             return rule(ledger, eqn, *blocks)
 
         return map_blocks(ledger, on_blocks, *operands)
 
     return apply
+
+
+def _whole(eqn: Any) -> bool:
+    """Whether the results are whole numbers, which wrap around and are divided otherwise."""
+    return jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.integer)
+
+
+def invariant(ledger: Ledger, eqn: Any, *blocks: Block) -> Block:
+    """A function of each index about which nothing is known: its operands must be invariant."""
+    what = f"{eqn.primitive.name} of a value that scales"
+    blocks = tuple(fixed(ledger, b, what) for b in blocks)
+    return made(blocks[0], *blocks).but(wild=False)
 
 
 def made(base: Block, *operands: Block) -> Block:
@@ -65,6 +80,11 @@ def made(base: Block, *operands: Block) -> Block:
 def axes_of(*blocks: Block) -> tuple[tuple[int, ...], ...]:
     """The axes of a result; those of length one are broadcast."""
     return tuple(max(found, key=len) for found in zip(*(b.axes for b in blocks), strict=True))
+
+
+def stretched(block: Block, axes: tuple[tuple[int, ...], ...]) -> Block:
+    """The block broadcast to other axes: then it is another array."""
+    return block if block.axes == axes else block.but(axes=axes, symbol=None)
 
 
 def cons_of(*blocks: Block) -> int:

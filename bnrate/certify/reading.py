@@ -47,20 +47,26 @@ def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
     read once more with finer unknowns.
     """
     structures = tuple(tuple((whole(n),) for n in shape) for shape in shapes)
-    found: dict[Any, Constraint] = {}
+    reading, splits = _once(closed, structures)
     for _ in range(_MOST_READINGS):
-        found = {}
-        splits: dict[Split, None] = {}
-        for gradient in (False, True):
-            ledger = Ledger(gradient=gradient)
-            for constraint in _demands(ledger, closed, structures):
-                found.setdefault(key(constraint), constraint._replace(gradient=gradient))
-            splits |= ledger.splits
         finer = _refined(structures, splits)
         if finer == structures:
             break
         structures = finer
-    return Reading(structures, tuple(found.values()))
+        reading, splits = _once(closed, structures)
+    return reading  # of the structures that were read, whether or not it asks for more
+
+
+def _once(closed: Any, structures: tuple[Structure, ...]) -> tuple[Reading, Iterable[Split]]:
+    """Read for the value, then for the gradient; and what finer structure that asks for."""
+    found: dict[Any, Constraint] = {}
+    splits: dict[Split, None] = {}
+    for gradient in (False, True):
+        ledger = Ledger(gradient=gradient)
+        for constraint in _demands(ledger, closed, structures):
+            found.setdefault(key(constraint), constraint._replace(gradient=gradient))
+        splits |= ledger.splits
+    return Reading(structures, tuple(found.values())), splits
 
 
 def _demands(ledger: Ledger, closed: Any, structures: Sequence[Structure]) -> list[Constraint]:
@@ -136,11 +142,12 @@ class _Reader:
         def value(var: Any) -> Value:
             return constant(var.val) if isinstance(var, Literal) else known[var]
 
+        _check_pure(jaxpr)
         for eqn in jaxpr.eqns:
             before = ledger.site
             if not ledger.foreign:
                 ledger.site = site(eqn)
-            ledger.primitive = eqn.primitive.name
+            ledger.enter(eqn)
             rule = self.rules.get(eqn.primitive.name, uniform)
             results = rule(ledger, eqn, *map(value, eqn.invars))
             results = [results] if isinstance(results, Value) else results
@@ -148,6 +155,13 @@ class _Reader:
                 known[var] = _named(ledger, result)
             ledger.site = before
         return [value(var) for var in jaxpr.outvars]
+
+
+def _check_pure(jaxpr: Any) -> None:
+    """Arrays that are written to (`jax.Ref`) are not followed."""
+    variables = itertools.chain(jaxpr.invars, *(eqn.outvars for eqn in jaxpr.eqns))
+    if any("Ref" in type(var.aval).__name__ for var in variables):
+        raise ValueError("the loss writes to mutable arrays (jax.Ref); certify cannot follow them")
 
 
 def _named(ledger: Ledger, value: Value) -> Value:

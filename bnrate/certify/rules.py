@@ -45,7 +45,7 @@ _POINTWISE |= dict.fromkeys(
         "floor", "ceil", "round", "sinh", "cosh", "asinh", "acosh", "atanh", "atan", "atan2",
         "exp2", "rem", "nextafter", "not", "and", "or", "xor", "lgamma", "digamma",
     ),
-    choices.invariant,
+    pointwise.invariant,
 )  # fmt: skip
 
 _SHAPES: dict[str, Rule] = {

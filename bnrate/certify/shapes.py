@@ -5,9 +5,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from bnrate.certify import fields
-from bnrate.certify.choices import either, invariant
+from bnrate.certify.choices import either
 from bnrate.certify.ledger import Ledger
+from bnrate.certify.pointwise import invariant
 from bnrate.certify.values import (
     Axis,
     Block,
@@ -153,7 +156,8 @@ def slices(ledger: Ledger, eqn: Any, a: Value) -> Value:
     """A range of each axis."""
     starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
     strides = eqn.params["strides"] or (1,) * len(starts)
-    for axis, (low, high, stride) in enumerate(zip(starts, limits, strides, strict=True)):
+    for axis, bounds in enumerate(zip(starts, limits, strides, strict=True)):
+        low, high, stride = map(int, bounds)
         if stride != 1:
             a = resized(joined(ledger, a, axis), axis, len(range(low, high, stride)))
         else:
@@ -163,7 +167,7 @@ def slices(ledger: Ledger, eqn: Any, a: Value) -> Value:
 
 def split(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     """Consecutive ranges of one axis."""
-    points = list(itertools.accumulate(eqn.params["sizes"], initial=0))
+    points = list(itertools.accumulate(map(int, eqn.params["sizes"]), initial=0))
     axis = eqn.params["axis"]
     return [_range(ledger, a, axis, low, high) for low, high in itertools.pairwise(points)]
 
@@ -235,7 +239,7 @@ def _one_segment(ledger: Ledger, parts: list[Value], axis: int, total: int) -> V
     for index, blocks in align(ledger, bare):
         blocks = [resized_block(block, axis, total) for block in blocks]
         rows[index] = either(ledger, _MIXED, *blocks).but(
-            varies=frozenset(p for b in blocks for p in b.varies) | {(axis, 0)},
+            varies=frozenset(p for b in blocks for p in b.varies) | set(blocks[0].along([axis])),
         )
     cuts = [_cut_of(bare, a) for a in range(len(shape))]
     return Value(tuple(replaced(tuple(cuts), axis, (total,))), rows)
@@ -279,7 +283,7 @@ def pad(ledger: Ledger, eqn: Any, a: Value, filling: Value) -> Value:
             a = _one_segment(ledger, [a, _filled(a, filling, axis, 1)], axis, length)
         else:
             ends = [_filled(a, filling, axis, n) for n in (low, high)]
-            parts = [ends[0]] * (low > 0) + [a] + [ends[1]] * (high > 0)
+            parts = [ends[0]] * bool(low > 0) + [a] + [ends[1]] * bool(high > 0)
             a = chained(ledger, parts, axis)
     return a
 
@@ -290,6 +294,8 @@ def _filled(like: Value, filling: Value, axis: int, length: int) -> Value:
 
 def gather(ledger: Ledger, eqn: Any, a: Value, indices: Value) -> Value:
     """Entries at invariant indices; axes that are taken whole keep their structure."""
+    if (eqn.params.get("fill_value") or 0) != 0:
+        return uniform(ledger, eqn, a, indices)[0]
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = eqn.outvars[0].aval.shape
     inside = [
@@ -303,7 +309,10 @@ def gather(ledger: Ledger, eqn: Any, a: Value, indices: Value) -> Value:
         numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
     ):
         kept[d] = batch[i]
-    return _picked(ledger, a, indices, kept, shape, "a lookup across a per-index scaling")
+    picked = _picked(ledger, a, indices, kept, shape, "a lookup across a per-index scaling")
+    # What lies outside may be filled with 0 or nan (or the lowest integer).
+    floating = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact)
+    return picked.each(lambda b: b.but(sign=min(b.sign, 1), wild=b.wild and floating, usual=None))
 
 
 def dynamic_slice(ledger: Ledger, eqn: Any, a: Value, *starts: Value) -> Value:
@@ -350,7 +359,7 @@ def _told(ledger: Ledger, block: Block) -> Block:
 
 
 def overwritten(ledger: Ledger, eqn: Any, a: Value, *others: Value) -> Value:
-    """Writes, scatter and dynamic_update_slice: operand and updates must scale alike and uniformly."""
+    """Writes (scatter, dynamic_update_slice): all must scale alike and uniformly."""
     if eqn.primitive.name == "dynamic_update_slice":
         updates, indices = others[0], others[1:]
     else:

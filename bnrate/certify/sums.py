@@ -30,7 +30,7 @@ from bnrate.certify.values import (
 
 def reduce_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:
     """The sum over axes."""
-    return summed(ledger, a, eqn.params["axes"], ENTRIES)
+    return summed(ledger, a, _axes(eqn), ENTRIES)
 
 
 def summed(ledger: Ledger, value: Value, axes: Collection[int], what: str) -> Value:
@@ -39,6 +39,10 @@ def summed(ledger: Ledger, value: Value, axes: Collection[int], what: str) -> Va
         return data([n for a, n in enumerate(value.shape) if a not in axes])
     parts = value.each(lambda b: _block_sum(ledger, b, axes, what))
     return _dropped(ledger, parts, axes)
+
+
+def _axes(eqn: Any) -> tuple[int, ...]:
+    return tuple(map(int, eqn.params["axes"]))
 
 
 def _block_sum(ledger: Ledger, block: Block, axes: Collection[int], what: str) -> Block:
@@ -53,12 +57,12 @@ def _block_sum(ledger: Ledger, block: Block, axes: Collection[int], what: str) -
     for (atom, at), k in block.shift.items():
         if not gone.intersection(at):
             kept[atom, at] = k * count
-        elif (term := _summed_cross(atom, at, order, gone)) is not None:
+        elif (term := _summed_cross(atom, at, block, gone)) is not None:
             kept = dict(fields.add(kept, {term: k}))
         else:
             varying[atom, at] = k
     if symbol := block.symbol:
-        symbol = symbol[0], ("sum", symbol[1], frozenset(order[p] for p in gone))
+        symbol = symbol[0], _sum_name(symbol[1], block, {order[p] for p in gone})
     # Nothing is known of a token summed over what it varies along, but its obligations.
     bare = tuple(() if a in axes else f for a, f in enumerate(block.axes))
     result = moved(block.but(shift=kept), bare, dict.fromkeys(gone, ()))
@@ -83,29 +87,38 @@ def _common_scale(ledger: Ledger, block: Block, gone: set[Position], what: str) 
     if block.shift or not block.sign:
         return block.but(scale=rest, cons=block.cons | met)
     at = {p for _, placement in across for p in placement} | block.varies
-    factor = Token(ledger.name(), met), tuple(sorted(at - gone))
+    factor = ledger.token(met, at - gone)
     return block.but(scale=fields.add(rest, {factor: 1}))
 
 
-def _summed_cross(
-    atom: Any, at: tuple[Position, ...], order: dict[Position, int], gone: set[Position]
-) -> Any:
-    """The sum of a token S*T (see `_square`) over axes along which T is constant, if it is one."""
+def _sum_name(name: Any, block: Block, gone: set[int]) -> Any:
+    """The name of a sum over some of the positions of a block that has this name."""
+    return "sum", name, frozenset(gone), block.sizes
+
+
+def _summed_cross(atom: Any, at: tuple[Position, ...], block: Block, gone: set[Position]) -> Any:
+    """The sum of a token S*T (see `arithmetic`) over axes along which T is constant, if it is one.
+
+    It must still vary along all positions of the block, as when it was named.
+    """
     if not (isinstance(atom, Token) and isinstance(atom.name, tuple) and atom.name[0] == "times"):
         return None
-    _, name, token, place = atom.name
+    _, name, token, place, sizes = atom.name
     removed = {i for i, p in enumerate(at) if p in gone}
-    if removed.intersection(place) or at != tuple(order):
+    if removed.intersection(place) or at != tuple(block.positions) or sizes != block.sizes:
         return None
     left = [i for i in range(len(at)) if i not in removed]
-    inner = "times", ("sum", name, frozenset(removed)), token, tuple(left.index(i) for i in place)
+    inner = (
+        "times", _sum_name(name, block, removed), token,
+        tuple(left.index(i) for i in place), tuple(sizes[i] for i in left),
+    )  # fmt: skip
     return atom._replace(name=inner), tuple(at[i] for i in left)
 
 
 def extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
     """reduce_max and reduce_min: scale and shift must be constant along the axes."""
     what = "an extreme over entries that scale differently"
-    axes = eqn.params["axes"]
+    axes = _axes(eqn)
     for axis in axes:
         a = joined(ledger, a, axis, what)
     return _dropped(ledger, a.each(lambda b: _without(b, axes)), axes)
@@ -113,7 +126,7 @@ def extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
 
 def reduce_product(ledger: Ledger, eqn: Any, a: Value) -> Value:
     """The product over axes."""
-    axes = eqn.params["axes"]
+    axes = _axes(eqn)
     count = math.prod(a.shape[axis] for axis in axes)
     for axis in axes:
         a = joined(ledger, a, axis)
@@ -193,6 +206,8 @@ def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
         a = _mixed(ledger, a, axis, size, padded, what)
     for axis in window:
         kernel = resized(joined(ledger, kernel, axis, what), axis, 1)
+    # A literal array sums to something else: only its number is known, and that not here.
+    a, kernel = (v.each(lambda b: b.but(literal=None)) for v in (a, kernel))
     # The frame: batch, groups, outputs of a group, space, inputs of a group.
     left = _framed(a, [batch, channels, *space])
     left = reshaped(ledger, left, (a.shape[batch], groups, a.shape[channels] // groups, *sizes))
@@ -218,7 +233,9 @@ def _mixed(ledger: Ledger, value: Value, axis: int, length: int, edges: bool, wh
         value = joined(ledger, value, axis, what)
         if edges and value.shape[axis] != length:
             value = value.each(lambda b: settle(ledger, b, what))
-        return resized(value, axis, length)
+        return resized(value, axis, length).each(
+            lambda b: b.but(varies=b.varies | set(b.along([axis])), literal=None, symbol=None)
+        )
     if len(value.cuts[axis]) > 1:
         value = joined(ledger, value, axis, what)
 
@@ -260,7 +277,7 @@ def window_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:
 
 
 def window_extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
-    """Extremes over windows (max pooling): the edges are filled with what never wins."""
+    """Extremes over windows (max pooling): what fills the edges is infinite."""
     what = "an extreme over entries that scale differently"
     for axis in _windows(eqn):
         a = joined(ledger, a, axis, what)
@@ -268,11 +285,15 @@ def window_extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
 
 
 def _windows(eqn: Any) -> list[int]:
-    shape = zip(
-        eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape,
-        eqn.params["window_dimensions"], strict=True,
-    )  # fmt: skip
-    return [axis for axis, (before, after, size) in enumerate(shape) if size > 1 or before != after]
+    """The axes along which the windows do anything."""
+    names = "window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation"
+    each = zip(*(eqn.params[name] for name in names), strict=True)
+    idle = 1, 1, (0, 0), 1, 1
+    return [axis for axis, (*found,) in enumerate(each) if _plain(found) != idle]
+
+
+def _plain(found: list[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(map(int, x)) if isinstance(x, tuple | list) else int(x) for x in found)
 
 
 def _windowed(ledger: Ledger, eqn: Any, a: Value, edges: bool, what: str) -> Value:

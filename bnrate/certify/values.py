@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bnrate.certify import fields
@@ -57,6 +59,11 @@ class Block:
     def positions(self) -> list[Position]:
         """All positions of its own axes, in order."""
         return [(a, j) for a, factors in enumerate(self.axes) for j in range(len(factors))]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths of its factors, in the order of its positions."""
+        return tuple(n for factors in self.axes for n in factors)
 
     def along(self, axes: Iterable[int]) -> list[Position]:
         """All positions of the given axes."""
@@ -112,6 +119,8 @@ def data(shape: Sequence[int], cons: int = 0) -> Value:
 
 def constant(array: Any) -> Value:
     """A constant of the program; one number, or one number throughout, is known as such."""
+    if jnp.issubdtype(getattr(array, "dtype", float), jax.dtypes.extended):
+        return data(array.shape)  # keys of a random number generator
     array = np.asarray(array)
     number = array.dtype.kind in "bifu" and array.size == 1
     return literal(array.shape, float(array.item())) if number else data(array.shape)
@@ -177,6 +186,7 @@ def relabel(value: Value, shape: Sequence[int], to: Mapping[int, int]) -> Value:
 
     Axes that are left out of `to` must have length 1.
     """
+    to = {int(old): int(new) for old, new in to.items()}  # equations may hold NumPy's integers
     origin = {new: old for old, new in to.items() if value.shape[old] == shape[new]}
     cuts = tuple(value.cuts[origin[a]] if a in origin else (n,) for a, n in enumerate(shape))
     places = [to[old] for old in sorted(to)]
@@ -245,24 +255,22 @@ def _parts(ledger: Ledger, block: Block, axis: int, points: list[int]) -> list[B
 
         # The restriction of a token to a range of its index is another token.
         part = block.but(
-            scale=_restricted(block.scale, first, (low, high)),
-            shift=_restricted(block.shift, first, (low, high)),
+            scale=_restricted(block, block.scale, first, (low, high)),
+            shift=_restricted(block, block.shift, first, (low, high)),
             axes=axes,
         )
         parts.append(moved(part, axes, {p: where(p) for p in block.positions}, same=False))
     return parts
 
 
-def _restricted(field: Field, position: Position, span: tuple[int, int]) -> Field:
-    return {
-        (
-            atom._replace(name=("part", atom, placement.index(position), span))
-            if isinstance(atom, Token) and position in placement
-            else atom,
-            placement,
-        ): k
-        for (atom, placement), k in field.items()
-    }
+def _restricted(block: Block, field: Field, position: Position, span: tuple[int, int]) -> Field:
+    def part(atom: fields.Atom, placement: Placement) -> fields.Atom:
+        if not isinstance(atom, Token) or position not in placement:
+            return atom
+        sizes = tuple(block.axes[a][j] if a >= 0 else 0 for a, j in placement)
+        return atom._replace(name=("part", atom, placement.index(position), span, sizes))
+
+    return {(part(atom, placement), placement): k for (atom, placement), k in field.items()}
 
 
 def refactor(ledger: Ledger, block: Block, axis: int, finer: Axis) -> Block:

@@ -8,16 +8,18 @@ from jaxtyping import Array, Float, PyTree
 from bnrate import normalize
 from bnrate.models.layers import BatchNorm
 from bnrate.models.mlp import MLP
+from bnrate.models.resnet import ResNet
 from bnrate.models.vgg import VGG
 
 
-def data_dependent(model: MLP | VGG, key: Array, x: Float[Array, "batch ..."]) -> PyTree:
+def data_dependent(model: MLP | VGG | ResNet, key: Array, x: Float[Array, "batch ..."]) -> PyTree:
     """Parameters with which each layer's outputs on `x` have mean 0 and variance 1, per channel.
 
     Setting 3b of the paper (Krähenbühl et al. 2015; Mishkin & Matas 2015; Salimans & Kingma 2016).
     The kernels are those of the same network with BatchNorm, and the moments of this one batch are
     folded into them: kernel / sqrt(var), bias = -mean / sqrt(var).  On `x` the two networks are the
-    same function.  A channel that is constant on `x` has no variance to set; it becomes zero.
+    same function.  A channel that is constant on `x` has no variance to set; it becomes zero.  What
+    no normalisation follows, the head of a ResNet, stays as drawn.
 
     Args:
       model: a network with `norm=None`.
@@ -33,11 +35,9 @@ def data_dependent(model: MLP | VGG, key: Array, x: Float[Array, "batch ..."]) -
     normalised = model.clone(norm=lambda name: BatchNorm(decay=0.0, name=name))
     variables = normalised.init(key, x, train=True)
     _, seen = normalised.apply(variables, x, train=True, mutable=["batch_stats"])
-    layers = len(seen["batch_stats"])
-    return {
-        f"layer{i}": _fold(variables["params"][f"layer{i}"], seen["batch_stats"][f"norm{i}"])
-        for i in range(layers)
-    }
+    layers = {k: layer for k, layer in variables["params"].items() if not k.startswith("norm")}
+    stats = {k.replace("norm", "layer"): moments for k, moments in seen["batch_stats"].items()}
+    return layers | {k: _fold(layers[k], moments) for k, moments in stats.items()}
 
 
 def _fold(layer: Mapping[str, Array], stats: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from bnrate import normalize
 
-# `norm(name=...)` makes a module that is called with (x, train=...)
-Norm = Callable[..., nn.Module]
+# `norm(name=...)` makes a module, or a function, that is called with (x, train=...)
+Norm = Callable[..., Callable[..., Array]]
 
 
 class BatchNorm(nn.Module):
@@ -44,6 +44,19 @@ class BatchNorm(nn.Module):
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 mean.value, var.value = normalize.running(average, using, self.decay)
         return normalize.batch_norm(x, using, scale, bias, eps=self.eps)
+
+
+def per_example(norm: Callable[..., nn.Module]) -> Norm:
+    """A normalisation of flax that looks at one example at a time, so that training is no matter.
+
+    For LayerNorm, GroupNorm, RMSNorm and InstanceNorm: `MLP((16,), 10, per_example(nn.LayerNorm))`.
+    """
+
+    def named(name: str) -> Callable[..., Array]:
+        module = norm(name=name)
+        return lambda x, *, train: module(x)
+
+    return named
 
 
 def normalised(

@@ -1,31 +1,21 @@
-"""The command line: `bnrate list`, `bnrate run NAME`, `bnrate plot DIR`."""
+"""Experiments: `bnrate list`, `bnrate run NAME`, `bnrate plot FOLDER`."""
 
 import contextlib
 import dataclasses
 import difflib
 import os
-import signal
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import tyro
+from tqdm.auto import tqdm
 
 from bnrate import experiments, plots, results
 
 if TYPE_CHECKING:
     import xarray as xr
-
-try:
-    import matplotlib  # noqa: F401 (so that no run ends without its pictures)
-    import tyro
-    from tqdm.auto import tqdm
-except ModuleNotFoundError as missing:
-    raise SystemExit(
-        f"bnrate: the command line needs {missing.name}: pip install 'bnrate[cli,plot]'"
-    ) from missing
 
 THRESHOLD = 0.2  # the final loss up to which a rate counts as good, in the printed summary
 
@@ -65,31 +55,22 @@ class Plot:
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run one command; bad input ends with one line on the standard error and status 2."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"list": List, "run": Run, "plot": Plot},
-        prog="bnrate",
-        description="Normalised networks tune their own learning rate: see it, measure it.",
-        args=args,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
-    with _plain_errors():
-        match command:
-            case List():
-                for name, experiment in experiments.EXPERIMENTS.items():
-                    print(f"{name:16} {(experiment.__doc__ or '').splitlines()[0]}")
-            case Run():
-                _run(command)
-            case Plot():
-                ds = results.load(command.folder)
-                with results.writing(command.folder, overwrite=True) as folder:
-                    names = _draw(ds, folder)
-                print(f"drawn in {command.folder}: {', '.join(names)}")
+def list_experiments() -> None:
+    """Print the name of each experiment and what it is."""
+    for name, experiment in experiments.EXPERIMENTS.items():
+        print(f"{name:16} {(experiment.__doc__ or '').splitlines()[0]}")
 
 
-def _run(command: Run) -> None:
+def plot(command: Plot) -> None:
+    """Draw the pictures of a result into its folder."""
+    ds = results.load(command.folder)
+    with results.writing(command.folder, overwrite=True) as folder:
+        names = _draw(ds, folder)
+    print(f"drawn in {command.folder}: {', '.join(names)}")
+
+
+def run(command: Run) -> None:
+    """Run an experiment, write what it found, print a summary."""
     if command.name not in experiments.EXPERIMENTS:
         close = difflib.get_close_matches(command.name, experiments.EXPERIMENTS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
@@ -169,27 +150,3 @@ def _one_device_per_core() -> None:
         affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
         with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices that it has
             jax.config.update("jax_num_cpu_devices", len(affinity(0)))
-
-
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Bad input, refused by this package, is one line; a fault elsewhere keeps its traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(
-            "bnrate: stopped; a result is written whole at the end, or not at all", file=sys.stderr
-        )
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, ModuleNotFoundError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if Path(__file__).parent not in raised_in.parents:
-            raise
-        print(f"bnrate: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,44 @@
+"""The tests of the certifier tested: each broken rule makes it claim what is not true."""
+
+import jax
+import mutants
+import pytest
+from mutants import excess, mutant
+from mutations import MUTATIONS
+from special import EXCUSES, SPECIAL
+from zoo import ZOO
+
+from bnrate.certify import certify
+
+CATCHERS = sorted({mutation.caught for mutation in MUTATIONS.values()})
+OTHERS = sorted({*SPECIAL, *EXCUSES} - {*CATCHERS})
+
+
+@pytest.fixture(autouse=True)
+def relaxed():
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize("name", CATCHERS + OTHERS)
+def test_claims_no_more_than_is_true(name):
+    assert excess(certify, name) == []
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_rule_is_caught(name):
+    mutation = MUTATIONS[name]
+    assert excess(mutant(mutation).certify, mutation.caught) != []
+
+
+def test_each_loss_has_one_name():
+    assert len(ZOO) + len(SPECIAL) + len(EXCUSES) == len({*ZOO, *SPECIAL, *EXCUSES})
+
+
+def test_an_unbroken_copy_is_like_the_original():
+    assert excess(mutants.copy().certify, "BN MLP") == []
+
+
+def test_a_mutation_of_what_is_no_longer_there_is_refused():
+    with pytest.raises(ValueError, match="0 times"):
+        mutant(mutants.Mutation("no such text", "", "BN MLP"))
