@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from bnrate import data as datasets
 from bnrate import groups as gr
-from bnrate import invariance, models, results, sweep, train, transforms
+from bnrate import certify, invariance, models, results, sweep, train, transforms
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -178,11 +178,20 @@ def setting_run(config: Config, data: datasets.Data, rule: str, groups: gr.Group
 
 
 def find_groups(config: Config, data: datasets.Data, normalised: bool) -> gr.Groups:
-    """The scale-invariant groups of a network, found by trying."""
+    """The scale-invariant groups of a network: proven, then attacked with numbers.
+
+    Raises:
+      RuntimeError: the numbers refute the proof.
+    """
     model = network(config, data.classes, normalised)
     batch = datasets.batch(data, jax.random.key(0), 0, config.batch)
     params, extra = jax.jit(initial, static_argnums=0)(model, jax.random.key(1), batch[0])
-    return invariance.detect(functools.partial(cross_entropy, model), params, extra, batch).groups
+    loss = functools.partial(cross_entropy, model)
+    groups = certify.certify(loss, params, extra, batch).groups
+    report = invariance.check(groups, loss, params, extra, batch)
+    if not report.ok:
+        raise RuntimeError(f"the numbers refute the proof; please report this:\n{report}")
+    return groups
 
 
 def initial(model: models.MLP | models.VGG, key: Array, x: Array) -> tuple[PyTree, PyTree]:

@@ -142,8 +142,15 @@ SPECIAL: dict[str, Entry] = {
     "difference of mean squares": entry(
         crossed_means, "wb", (4, 4, 5), joint=PAIR, dims=(1, 3)
     ),
-    "square of a transpose": entry(lambda x, w: rms(w * w.T), w=(4, 4), invariant=("w",), dims=(1, 3)),
-    "outer product": entry(lambda x, w: rms(square(w[:, None]) * square(w)), w=(5,), invariant=("w",), dims=(1, 0)),
+    "product with a transpose": entry(
+        lambda x, w: rms(w * w.T), w=(4, 4), invariant=("w",), dims=(1, 3)
+    ),
+    "quotient by a transpose": entry(
+        lambda x, w: w / w.T, w=(4, 4), invariant=("w",), dims=(1, 3)
+    ),
+    "outer product": entry(
+        lambda x, w: rms(square(w[:, None]) * square(w)), w=(5,), invariant=("w",), dims=(1, 0)
+    ),
     # functions of one entry
     "exp of a scale": entry(lambda x, w: jnp.exp(x @ w)),
     "exp of a shift": entry(lambda x, b: jnp.exp(x[:, :4] + b), "b"),
@@ -197,7 +204,9 @@ SPECIAL: dict[str, Entry] = {
         clamped_to_itself, note="w is invariant by value, but the gradient is not orthogonal to it"
     ),
     # entries that are moved, cut, joined and picked
-    "rows apart": entry(lambda x, w: in_rows(w[::2]), invariant=("w",), units={"w": 1}, dims=(1, 5)),
+    "rows apart": entry(
+        lambda x, w: in_rows(w[::2]), invariant=("w",), units={"w": 1}, dims=(1, 5)
+    ),
     "alternate rows": entry(
         lambda x, w: w[::2] / w[1::2], w=(6, 4), invariant=("w",), units={"w": 1}, dims=(1, 5)
     ),
@@ -218,7 +227,7 @@ SPECIAL: dict[str, Entry] = {
     "halves of channels": signal((4,), lambda h: rms(h[:, :2] - h[:, 2:], axis=0), x=(8, 4)),
     "lookup by sin": entry(lambda x, w: x[:, jnp.argmax(jnp.sin(w))]),
     "lookup that varies": entry(
-        lambda x, w: centred(x @ w + jnp.ones((5, 4))[whole(x[:, 0])] * x[0, 0])
+        lambda x, w: centred(x @ w + x[whole(x[:, 0]), :4])
     ),
     "argmax": entry(
         lambda x, w: x * jnp.argmax(w, 1), invariant=("w",), units={"w": 0}, dims=(1, 4)
@@ -270,7 +279,7 @@ SPECIAL: dict[str, Entry] = {
     ),
     "results that vary": entry(stepwise, w=(5, 5)),
     "shifted carry": shifted(
-        lambda h: centred(lax.scan(lambda c, t: (c * t, None), h, jnp.arange(1.0, 4.0))[0] ** 1)
+        lambda h: rms(lax.scan(lambda c, t: (c * t, None), h, jnp.arange(1.0, 4.0))[0], axis=0)
     ),
 }  # fmt: skip
 

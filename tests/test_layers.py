@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "sweep": {"results"},
     "plots": {"results"},
     "experiments": {
-        "groups", "normalize", "data", "results", "invariance", "transforms", "measure", "models",
+        "groups", "normalize", "data", "results", "invariance", "certify", "transforms", "measure", "models",
         "train", "sweep",
     },
     "cli": {

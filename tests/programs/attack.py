@@ -163,7 +163,8 @@ class Idle:
             other = params | {self.path: size * rng.standard_normal(params[self.path].shape)}
             after = subject.value(other, batch)
             allowed = 1e-9 * abs(before)
-            if abs(after - before) <= allowed:
+            # A division by zero elsewhere (0 * nan, 0 / 0) is no effect in real arithmetic.
+            if abs(after - before) <= allowed or not np.isfinite(after):
                 continue
             allowed += 10 * sum(subject.noise(subject.value, p, batch) for p in (params, other))
             if not abs(after - before) <= allowed:
