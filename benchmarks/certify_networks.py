@@ -3,7 +3,7 @@
     python benchmarks/certify_networks.py [NAME ...]
 
 No parameter is ever allocated, so the size of a network does not matter.  Needs dm-haiku,
-"transformers<5", jax-resnet and equimo; the networks of a missing package are skipped.
+"transformers<5" and jax-resnet; the networks of a missing package are skipped.
 `trace_seconds` is a trace of the loss alone; `total_seconds` is `certify`, with a trace of its own.
 """
 
@@ -109,25 +109,9 @@ def vision_transformer(transformers):
     return loss, net.params_shape_tree, CHANNELS_FIRST, CLASSES
 
 
-def equinox(models, name, size):
-    eqx = importlib.import_module("equinox")
-    is_shape = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
-    make = partial(getattr(models, name), num_classes=1000)
-    params, static = eqx.partition(eqx.filter_eval_shape(lambda key: make(key=key), KEY), is_shape)
-    images = jax.ShapeDtypeStruct((8, 3, size, size), jnp.float32)
-
-    def loss(params, x, y):
-        net = eqx.nn.inference_mode(eqx.combine(params, static))
-        logits = jax.vmap(lambda x: net(x, key=jax.random.key(0)))(x)
-        return cross_entropy(logits, y)
-
-    return loss, params, images, CLASSES
-
-
 haiku_net = partial(Network, "dm-haiku", "haiku", haiku)
 resnet = partial(Network, "jax-resnet", "jax_resnet", linen)
 text = partial(Network, "transformers", "transformers", language_model)
-equimo = partial(Network, "equimo", "equimo.models", equinox)
 GPT2_XL = {"n_layer": 48, "n_embd": 1600, "n_head": 25}
 LLAMA = {"num_hidden_layers": 16, "hidden_size": 2048}
 GEMMA = {"num_hidden_layers": 18, "hidden_size": 2048, "hidden_activation": "gelu_pytorch_tanh"}
@@ -143,8 +127,6 @@ NETWORKS = {
     "Llama, RMSNorm and rotary": text(("LlamaForCausalLM", "LlamaConfig", LLAMA)),
     "Gemma, 18 layers": text(("GemmaForCausalLM", "GemmaConfig", GEMMA)),
     "ViT-B/16": Network("transformers", "transformers", vision_transformer, ()),
-    "DINOv2 ViT-S/14": equimo(("dinov2_vits14", 518)),
-    "ConvNeXt-T": equimo(("convnext_t", 224)),
 }
 
 

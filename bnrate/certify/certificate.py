@@ -105,27 +105,32 @@ class Certificate:
           ValueError: there is no such leaf, or a leaf has no such axis.
         """
         paths = (paths,) if isinstance(paths, str) else tuple(paths)
-        solution = self._solution
         leaves = [self._number(path) for path in paths]
         if axis is None:
-            wanted = [dict.fromkeys(leaves, 1)]
-            rows = self._touching(leaves)
+            wanted, rows = [dict.fromkeys(leaves, 1)], self._touching(leaves)
         else:
-            for i in leaves:
-                if not 0 <= axis < len(solution.shapes[i]):
-                    raise ValueError(
-                        f"leaf '{solution.names[i]}' has shape {solution.shapes[i]}, so it has no "
-                        f"axis {axis}; give an axis from 0 to {len(solution.shapes[i]) - 1}"
-                    )
-            wanted = solution.spikes(leaves, [axis] * len(leaves))
-            rows = [(c, c.row) for c in solution.reading.constraints]
+            wanted = self._spikes(leaves, axis)
+            rows = [(c, c.row) for c in self._solution.reading.constraints]
         broken = [(c, row, n) for c, row in rows for v in wanted if (n := linear.inner(row, v))]
-        # An epsilon that met no excuse stands in the list twice.
-        hard = {frozenset(c.row.items()) for c, _, _ in broken if c.kind == "hard"}
-        broken = [
-            b for b in broken if b[0].kind == "hard" or frozenset(b[0].row.items()) not in hard
-        ]
-        return tuple(self._break(c, row, n, paths, broken) for c, row, n in broken)
+        # An epsilon that met no excuse stands in the list twice; one reason a place is enough.
+        hard = {(c.site, frozenset(c.row)) for c, _, _ in broken if c.kind == "hard"}
+        first: dict[object, tuple] = {}
+        for c, row, n in broken:
+            if c.kind == "hard" or (c.site, frozenset(c.row)) not in hard:
+                first.setdefault((c.what, c.primitive, c.site, c.kind), (c, row, n))
+        alone = all(c.kind == "eps" for c, _, _ in first.values())
+        return tuple(self._break(c, row, n, paths, alone) for c, row, n in first.values())
+
+    def _spikes(self, leaves: list[int], axis: int) -> list[linear.Vector]:
+        """All scalings of single indices along an axis of leaves."""
+        for i in leaves:
+            shape = self._solution.shapes[i]
+            if not 0 <= axis < len(shape):
+                raise ValueError(
+                    f"leaf '{self._solution.names[i]}' has shape {shape}, so it has no axis "
+                    f"{axis}; give an axis from 0 to {len(shape) - 1}"
+                )
+        return self._solution.spikes(leaves, [axis] * len(leaves))
 
     def _touching(self, leaves: Iterable[int]) -> list[tuple[Constraint, Mapping]]:
         """The constraints that hold any of the leaves as a whole, in program order."""
@@ -145,8 +150,10 @@ class Certificate:
         row: Mapping,
         value: linear.Number,
         paths: tuple[str, ...],
-        broken: list,
+        alone: bool,
     ) -> Break:
+        if max(row.values()) < 0:
+            row, value = {column: -k for column, k in row.items()}, -value
         ordered = sorted(row.items(), key=lambda item: (item[1] < 0, str(item[0])))
         terms = " ".join(
             f"{'+' if k > 0 else '-'} {'' if abs(k) == 1 else f'{abs(k)} '}d({self._name(column)})"
@@ -157,14 +164,15 @@ class Certificate:
             primitive=c.primitive,
             needs=f"{terms} = 0, it is {value}",
             site=c.site,
-            advice=self._advice(c, paths, alone=all(b[0].kind == "eps" for b in broken)),
+            advice=self._advice(c, paths, alone),
             kind="gradient" if c.gradient else "eps" if c.kind == "eps" else "hard",
         )
 
     def _name(self, column: int | Unknown) -> str:
         if isinstance(column, int):
             return self._solution.names[column]
-        return self._solution.part(column)
+        along = f" along axis {column.axis}" if column.axis >= 0 else ""
+        return self._solution.part(column) + along
 
     def _advice(self, c: Constraint, paths: tuple[str, ...], alone: bool) -> str:
         """One sentence on what to do, the most helpful that applies."""
