@@ -71,7 +71,7 @@ MISTAKES = {  # the first break: what, where (their line, the module), advice
     "evaluation mode": (
         lambda: whys(network(functools.partial(nn.BatchNorm, use_running_average=True))),
         "a value that scales is added to one that does not", NORM, "[Net/BatchNorm_0]",
-        "the statistics of the batch",
+        "use the statistics of the batch",
     ),
     "LayerNorm per neuron": (
         lambda: whys(network(nn.LayerNorm), axis=1),

@@ -20,16 +20,12 @@ def blocks(language):
 @pytest.mark.slow
 def test_the_example_prints_what_it_says(tmp_path):
     (code,), (expected,) = blocks("python"), blocks("text")
+    (tmp_path / "train.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-
-    def verdicts(table):
-        # the residuals of what is invariant are rounding, which differs between machines
-        return [re.split(r"  +", line.strip())[:3] for line in table.strip().splitlines()]
-
-    assert verdicts(done.stdout) == verdicts(expected)
+    assert done.stdout.strip() == expected.strip()
 
 
 def test_what_it_names_exists():

@@ -212,7 +212,7 @@ _UNNORMALISED = "No normalisation stands between this leaf and here."
 
 _ADVICE = {
     PENALTY: "A regulariser, perhaps: leave this leaf out of it, or accept it in the rest.",
-    FIXED: "If this is a normalisation in evaluation mode, use the statistics of the batch.",
+    FIXED: "Nothing normalises it before. (In evaluation mode: use the statistics of the batch.)",
     ENTRIES: "The entries along this axis are coupled here: scale them together.",
     EXPONENTIAL: _UNNORMALISED,
     LOSS: _UNNORMALISED,
