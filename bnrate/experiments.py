@@ -15,9 +15,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from bnrate import certify, invariance, models, results, sweep, train, transforms
 from bnrate import data as datasets
 from bnrate import groups as gr
-from bnrate import certify, invariance, models, results, sweep, train, transforms
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -24,8 +24,8 @@ MAY_IMPORT = {
     "sweep": {"results"},
     "plots": {"results"},
     "experiments": {
-        "groups", "normalize", "data", "results", "invariance", "certify", "transforms", "measure", "models",
-        "train", "sweep",
+        "groups", "normalize", "data", "results", "invariance", "certify", "transforms", "measure",
+        "models", "train", "sweep",
     },
     "cli": {
         "experiments", "sweep", "plots", "results", "certify", "groups", "invariance", "models",

@@ -21,7 +21,8 @@ class Comparison(NamedTuple):
 
 def claims(certificate):
     """What a certificate says, in the terms of the zoo."""
-    alone = {g.members[0].path: g.members[0].axis for g in certificate.groups if len(g.members) == 1}
+    single = [g.members[0] for g in certificate.groups if len(g.members) == 1]
+    alone = {member.path: member.axis for member in single}
     return {
         "invariant": set(alone),
         "units": {path: axis for path, axis in alone.items() if axis is not None},

@@ -53,7 +53,8 @@ def haiku(net, x):
         model, data = hk.transform_with_state(lambda x: net(x, eps)), m.filled(x, seed=1)
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             params, state = model.init(jax.random.key(0), data)
-        params, state = m.filled(params, seed=4), jax.tree.map(lambda leaf: leaf.astype(float), state)
+        params = m.filled(params, seed=4)
+        state = jax.tree.map(lambda leaf: leaf.astype(float), state)
         return m.problem(lambda p, x: model.apply(p, state, None, x)[0], params, data)
 
     return build

@@ -1,0 +1,100 @@
+"""More broken certifiers: what a reviewer found, undone."""
+
+from mutants import Mutation
+
+FOUND_MUTATIONS: dict[str, Mutation] = {
+    # loops
+    "tokens are alike at each step": Mutation(
+        "tuple(sorted({*positions, *self.steps}))", "tuple(sorted(positions))", "bias in a carry",
+    ),
+    "factors are alike at each step": Mutation(
+        "tuple(sorted({*positions, *self.steps}))", "tuple(sorted(positions))",
+        "factor of a carry",
+    ),
+    "a scan notes no steps": Mutation(
+        "ledger.steps = (*outside, *((hidden, j) for j in range(len(factors))))",
+        "ledger.steps = outside", "bias of a step",
+    ),
+    "nested scans note the inner steps": Mutation(
+        "ledger.depth, ledger.steps = ledger.depth - 1, outside",
+        "ledger.depth, ledger.steps = ledger.depth - 1, ()", "bias after a loop in a step",
+    ),
+    "squares have one name at each step": Mutation(
+        "or a.symbol is None or ledger.steps:", "or a.symbol is None:", "squares of steps",
+    ),
+    # entries moved, cut and named
+    "the last reading is of the structures before": Mutation(
+        "return reading  #",
+        "return dataclasses.replace(reading, structures=_refined(structures, splits))  #",
+        "many slices",
+    ),
+    "a lookup is filled with nothing": Mutation(
+        'if (eqn.params.get("fill_value") or 0) != 0:', "if False:", "lookup filled with ones",
+    ),
+    "parts of any factors have one name": Mutation(
+        "placement.index(position), span, sizes))", "placement.index(position), span))",
+        "parts of two reshapes",
+    ),
+    "sums over any factors have one name": Mutation(
+        'return "sum", name, frozenset(gone), block.sizes', 'return "sum", name, frozenset(gone)',
+        "squares of sums of two reshapes",
+    ),
+    "cross tokens of any factors have one name": Mutation(
+        '"times", _sum_name(name, block, removed), token,',
+        '"times", ("sum", name, frozenset(removed)), token,', "sums of squares of two reshapes",
+    ),
+    # windows
+    "a convolution keeps numbers": Mutation(
+        "(v.each(lambda b: b.but(literal=None)) for v in (a, kernel))", "(a, kernel)",
+        "convolution with ones",
+    ),
+    "one entry has no edges": Mutation(
+        "if edges and value.shape[axis] != length:", "if False:", "convolution of one entry",
+    ),
+    "a window of one does nothing": Mutation(
+        "if _plain(found) != idle]", "if _plain(found)[0] != 1]", "window of one that moves",
+    ),
+    "a window of one has no stride": Mutation(
+        "if _plain(found) != idle]", "if _plain(found)[0] != 1]", "window of one with a stride",
+    ),
+    # numbers
+    "complex squares are positive": Mutation(
+        "sign=max(1, a.sign) if ratio > 0 and ledger.real else 0",
+        "sign=max(1, a.sign) if ratio > 0 else 0", "complex squares",
+    ),
+    "complex exponentials are positive": Mutation(
+        "if not ledger.real:\n        a = settle(ledger, a, EXPONENTIAL)\n", "",
+        "complex exponentials",
+    ),
+    "whole numbers are like others": Mutation(
+        "if fold is not None and not _whole(eqn):", "if fold is not None:", "whole quotient",
+    ),
+    # derivative rules
+    "a rule is JAX's if any part of it is": Mutation(
+        "bool(rules) and all(", "bool(rules) and any(", "custom_jvp of abs",
+    ),
+    "what carries rules is a rule": Mutation(
+        "return bool(rules) and all(file.startswith(_RULES) for file in rules)",
+        "return all(file.startswith(_JAX) for file in found)", "custom_gradient",
+    ),
+    "no rule is JAX's rule": Mutation("bool(rules) and all(", "all(", "custom_gradient"),
+    "functions given to lax are trusted": Mutation(
+        '("nn", "numpy", "scipy", "ops")', '("nn", "numpy", "scipy", "ops", "lax")', "custom_root",
+    ),
+    "a clamp has its own bound's gradient": Mutation(
+        "b.literal is None for b in (low, high)", "b.literal is None for b in (high,)",
+        "clamp at its own bound",
+    ),
+    # guards
+    "exponentials are never zero": Mutation(
+        "wild=False, literal=None, symbol=None, sign=1)",
+        "wild=False, literal=None, symbol=None, sign=2)", "guard by a masked exponential",
+    ),
+    "roundings of positive numbers are positive": Mutation(
+        "symbol=None, sign=min(a.sign, 1))", "symbol=None)", "guard by a whole number",
+    ),
+    "positive numbers exceed any small bound": Mutation(
+        "positive.sign == 2 and (number == 0 or positive.scale)", "positive.sign == 2",
+        "guard by a small bound",
+    ),
+}  # fmt: skip
