@@ -1,6 +1,6 @@
 """Broken certifiers: in each a piece of the source is replaced, which makes a rule unsound.
 
-Each names the loss (of `ZOO`, `SPECIAL` or `EXCUSES`) of which it then claims too much.  The rules
+Each names the loss (of `ZOO`, `EXACT` or `EXCUSED`) of which it then claims too much.  The rules
 are replaced as text, so that a mutation whose rule is gone fails, and compiled into another
 package, so that the certifier itself is left alone.
 """
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from special import EXCUSES, SPECIAL
+from special_found import FOUND, FOUND_EXCUSES
 from zoo import ZOO
 
 import bnrate
@@ -24,6 +25,8 @@ from bnrate import groups as gr
 
 ROOT = Path(bnrate.__file__).parent / "certify"
 PACKAGE = "mutant"
+EXACT = SPECIAL | FOUND
+EXCUSED = EXCUSES | FOUND_EXCUSES
 
 
 class Mutation(NamedTuple):
@@ -100,8 +103,8 @@ def mutant(mutation: Mutation) -> ModuleType:
 @functools.cache
 def case(name):
     """The expected answers, the problem, and how its epsilons are counted."""
-    exact = name in SPECIAL
-    entry = {**ZOO, **EXCUSES, **SPECIAL}[name]
+    exact = name in EXACT
+    entry = (ZOO | EXCUSED | EXACT)[name]
     problem = entry.build(0.0 if exact else 1e-5)
     traced_once = jax.jit(problem.loss)
     return entry, problem._replace(loss=traced_once), "strict" if exact else "ignore"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from special import PAIR, centred, entry, rms, shifted, signal, whole
+from special import PAIR, centred, entry, rms, signal, whole
 from zoo import Entry
 
 KEY = jax.random.key(0)
@@ -38,6 +38,11 @@ def stepped(bias, b=(4,)):
 
 def halved_bias(x, w, b):
     return centred(results(lambda c, at: (c / 2, at @ w + c), b, x))
+
+
+def after_a_loop(b, x, i):
+    """The bias times where a running sum over the rows of x is largest."""
+    return b * jnp.argmax(results(lambda c, row: (c + row[0], c), 0.0, x))
 
 
 def factor_of_a_carry(x, w):
@@ -104,11 +109,18 @@ def literal_input(x, w, b):
     return rms((convolve(jnp.ones((1, 5, 1)), kernel) - kernel[0])[0, :, 0])
 
 
-def padded_bias(x, w, b):
-    """The bias becomes a row of five, of which each is another multiple of it."""
-    kernel = jnp.array([1.0, 2.0, 4.0])[:, None, None]
-    row = convolve(b.reshape(1, 1, 1), kernel, [(3, 3)])[0, :, 0]
-    return centred(x * w + row, axis=1)
+def spread(a):
+    """A row of three, made of one entry: each is another multiple of it."""
+    return convolve(a[..., None], jnp.array([1.0, 2.0, 4.0])[:, None, None], [(2, 2)])[..., 0]
+
+
+def spread_bias(x, w, b):
+    return centred(x * w + spread(b.reshape(1, 1)), axis=1)
+
+
+def spread_minus_mean(h):
+    row = spread(h)
+    return rms(row - row.mean(1, keepdims=True), axis=0)
 
 
 def window_of_one(stride, padding, reduce=lax.add, start=0.0):
@@ -203,10 +215,11 @@ FOUND: dict[str, Entry] = {
     "bias by a branch": stepped(
         lambda b, x, i: lax.cond(i > 2, lambda: b, lambda: 2 * b)
     ),
+    "bias after a loop in a step": stepped(after_a_loop),
     "squares of steps": entry(squares, "wb", **STEPPED),
     "many slices": entry(peeled, w=(28, 2), invariant=("w",), dims=(1, 0)),
     "lookup filled with ones": entry(lambda x, w: filled(x @ w)),
-    # seven or eight of the twelve biases have no part in it
+    # eight of the twelve biases have no part in it
     "parts of two reshapes": signal((12,), two_parts, x=(8, 12))._replace(dims=(1, 7)),
     "sums of squares of two reshapes": signal((), sums_of_squares, x=(8, 24)),
     "squares of sums of two reshapes": signal((), products_of_sums, x=(8, 24)),
@@ -215,8 +228,9 @@ FOUND: dict[str, Entry] = {
         literal_input, "wb", w=(), b=(), joint=PAIR, dims=(1, 0)
     ),
     "convolution of one entry": entry(
-        padded_bias, "wb", w=(), b=(), joint=PAIR, dims=(1, 0)
+        spread_bias, "wb", x=(8, 3), w=(), b=(), joint=PAIR, dims=(1, 0)
     ),
+    "convolution of one shifted entry": signal((), spread_minus_mean, x=(8, 1)),
     "window of one that moves": entry(
         window_of_one(1, (1, -1)), w=(5,), invariant=("w",), dims=(1, 0)
     ),
@@ -236,7 +250,7 @@ FOUND: dict[str, Entry] = {
     "clamp at its own bound": entry(clamped_from_below, note=BY_VALUE),
     # once an error
     "pad by NumPy's numbers": entry(
-        lambda x, w: rms(jnp.pad(x @ w, np.array([[0, 0], [1, 2]]))).sum(1) , invariant=("w",),
+        lambda x, w: rms(jnp.pad(x @ w, np.array([[0, 0], [1, 2]]))).sum(1), invariant=("w",),
         dims=(1, 0),
     ),
     "key from outside": entry(
@@ -251,6 +265,8 @@ FOUND: dict[str, Entry] = {
 
 FOUND_EXCUSES: dict[str, Entry] = {
     "guard by a masked exponential": entry(guarded_exponentials, w=(5,)),
-    "guard by a whole number": entry(guarded_by(lambda v: whole(jnp.exp(v)) > 0)),
-    "guard by a small bound": entry(guarded_by(lambda v: jax.nn.softmax(8 * v) > 1e-3)),
+    "guard by a whole number": entry(guarded_by(lambda v: whole((v**2).sum(0) / 9) > 0)),
+    "guard by a whole exponential": entry(guarded_by(lambda v: whole(jnp.exp(v)) > 0)),
+    "guard by a small bound": entry(guarded_by(lambda v: jax.nn.softmax(8 * v) > 5e-4)),
+    "guard by a bound on a sum": entry(guarded_by(lambda v: (v**2).sum(0) / 5e4 > 1e-4)),
 }

@@ -23,7 +23,7 @@ from bnrate.certify.pointwise import (
     stretched,
     unmarked,
 )
-from bnrate.certify.values import Block, firm, fixed, is_boundless, settle, sign_of
+from bnrate.certify.values import Block, firm, fixed, settle, sign_of
 
 _MOST_TOKENS = 3  # of which products are still formed  # of which products are still formed
 
@@ -40,17 +40,20 @@ def add(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
             shift=fields.add(a.shift, b.shift),
             pending=a.pending | b.pending,
             sign=_summed(a, b),
+            generic=a.generic or b.generic,
         )
     for x, number in ((a, b.literal), (b, a.literal)):
         if number is not None and 0 < abs(number) <= TINY and x.scale:
             x = unmarked(ledger, x)
             pending = x.pending | ledger.epsilon(x.scale, number, "an epsilon is added")
-            return made(x, a, b).but(pending=pending, sign=_summed(a, b))
+            return made(x, a, b).but(
+                pending=pending, sign=_summed(a, b), generic=a.generic or b.generic
+            )
     a, b = firm(ledger, a), firm(ledger, b)
     shift = fields.add(a.shift, b.shift)
     difference = fields.add(b.scale, a.scale, -1)
     if not difference:
-        return made(a, a, b).but(shift=shift, sign=_summed(a, b))
+        return made(a, a, b).but(shift=shift, sign=_summed(a, b), generic=a.generic or b.generic)
     if len(b.varies) > len(a.varies):
         a, b = b, a
     met = ledger.vanish(difference, _sum_of(a, b))
@@ -59,9 +62,11 @@ def add(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     constant_along = [p for p in a.varies if p not in depends and p[0] >= 0]
     if not constant_along:
         cons = a.cons | b.cons | met
-        return made(a, a, b).but(shift=shift, cons=cons, sign=_summed(a, b))
+        return made(a, a, b).but(
+            shift=shift, cons=cons, sign=_summed(a, b), generic=a.generic or b.generic
+        )
     shift = fields.add(shift, {ledger.token(met | b.cons, depends): 1})
-    return made(a, a, b).but(shift=shift, cons=a.cons)
+    return made(a, a, b).but(shift=shift, cons=a.cons, generic=a.generic or b.generic)
 
 
 def subtract(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
@@ -83,7 +88,7 @@ def multiply(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     for x, other in ((a, b), (b, a)):
         if other.literal == 0:
             return stretched(other, axes_of(a, b))
-        if other.literal is not None and not is_boundless(other.literal):
+        if other.literal is not None and math.isfinite(other.literal):
             return stretched(_times(x, _rational(ledger, other.literal)), axes_of(a, b))
     a, b = firm(ledger, a), firm(ledger, b)
     if a.symbol and b.symbol and a.symbol[1] == b.symbol[1] and a.axes == b.axes:
@@ -93,7 +98,8 @@ def multiply(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
         return made(a, a, b).but(scale={}, wild=True)
     # (A + T)(B + U) = AB + T(B + U) + AU for scaled values A, B with shifts T, U.
     scale, sign = fields.add(a.scale, b.scale), min(a.sign, b.sign) if ledger.real else 0
-    result = made(a, a, b).but(scale=scale, shift={}, sign=sign)
+    generic = a.generic and b.generic
+    result = made(a, a, b).but(scale=scale, shift={}, sign=sign, generic=generic)
     for x, other in ((a, b), (b, a)):
         reach = other.varies | {p for f in (other.scale, other.shift) for _, at in f for p in at}
         shift, cons = derived(ledger, x.shift, reach.union, result)
@@ -121,7 +127,7 @@ def integer_power(ledger: Ledger, eqn: Any, a: Block) -> Block:
 
 def power(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     """Power a ** b, homogeneous where b is a known number."""
-    if b.literal is not None and not is_boundless(b.literal):
+    if b.literal is not None and math.isfinite(b.literal):
         return _power(ledger, a, _rational(ledger, b.literal)).but(axes=axes_of(a, b))
     a, b = (fixed(ledger, x, "a power with a variable exponent") for x in (a, b))
     return made(a, a, b).but(wild=False)
@@ -135,7 +141,7 @@ def root(exponent: Fraction) -> Callable[..., Block]:
 def log(ledger: Ledger, eqn: Any, a: Block) -> Block:
     """The scale of a becomes the shift of log a."""
     a = settle(ledger, _excused(a), "the logarithm of a shifted value")
-    return a.but(shift=a.scale, scale={}, literal=None, symbol=None, sign=0)
+    return a.but(shift=a.scale, scale={}, literal=None, symbol=None, sign=0, generic=False)
 
 
 def exp(ledger: Ledger, eqn: Any, a: Block) -> Block:

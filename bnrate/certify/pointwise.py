@@ -73,7 +73,8 @@ def made(base: Block, *operands: Block) -> Block:
     """The base's statement, for a result of operands: their constraints and extent."""
     return base.but(
         axes=axes_of(*operands), cons=cons_of(*operands), symbol=None, literal=None, sign=0,
-        usual=None, varies=frozenset(p for b in operands for p in b.varies), pending=0,
+        usual=None, generic=False, pending=0,
+        varies=frozenset(p for b in operands for p in b.varies),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.extend.core import Literal
 
@@ -14,8 +14,9 @@ from bnrate.certify import rules
 from bnrate.certify.fields import Unknown
 from bnrate.certify.ledger import NOWHERE, Constraint, Ledger, Split, key
 from bnrate.certify.pointwise import LOSS
+from bnrate.certify.segments import coalesced
 from bnrate.certify.shapes import uniform
-from bnrate.certify.source import defined_in_jax, site
+from bnrate.certify.source import Site, defined_in_jax, site
 from bnrate.certify.values import Block, Value, constant, data, fixed, whole
 
 # For each axis of a leaf, its segments, each with its factors.
@@ -46,36 +47,28 @@ def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
     Where an axis of a leaf turns out to be made of parts that scale differently, the program is
     read once more with finer unknowns.
     """
+    reader = _Reader()
     structures = tuple(tuple((whole(n),) for n in shape) for shape in shapes)
-    reading, splits = _once(closed, structures)
+    value = reader.loss(closed, structures, gradient=False)
     for _ in range(_MOST_READINGS):
-        finer = _refined(structures, splits)
+        finer = _refined(structures, value.splits)
         if finer == structures:
             break
         structures = finer
-        reading, splits = _once(closed, structures)
-    return reading  # of the structures that were read, whether or not it asks for more
-
-
-def _once(closed: Any, structures: tuple[Structure, ...]) -> tuple[Reading, Iterable[Split]]:
-    """Read for the value, then for the gradient; and what finer structure that asks for."""
+        value = reader.loss(closed, structures, gradient=False)
+    # Of the structures that were read last, whether or not that asked for more.
     found: dict[Any, Constraint] = {}
-    splits: dict[Split, None] = {}
-    for gradient in (False, True):
-        ledger = Ledger(gradient=gradient)
-        for constraint in _demands(ledger, closed, structures):
-            found.setdefault(key(constraint), constraint._replace(gradient=gradient))
-        splits |= ledger.splits
-    return Reading(structures, tuple(found.values())), splits
+    for demands in (value, reader.loss(closed, structures, gradient=True)):
+        for constraint in demands.constraints:
+            found.setdefault(key(constraint), constraint)
+    return Reading(structures, tuple(found.values()))
 
 
-def _demands(ledger: Ledger, closed: Any, structures: Sequence[Structure]) -> list[Constraint]:
-    leaves = [leaf(ledger, i, structure) for i, structure in enumerate(structures)]
-    others = [data(v.aval.shape) for v in closed.jaxpr.invars[len(leaves) :]]
-    (loss,) = _Reader().closed(ledger, closed, [*leaves, *others])
-    ledger.site, ledger.primitive = NOWHERE, "loss"
-    mask = fixed(ledger, loss.blocks[()], LOSS).cons
-    return [ledger.constraints[bit] for bit in ledger.bits(mask)]
+class _Demands(NamedTuple):
+    """What one reading found: the loss's constraints, and the finer structure it asks for."""
+
+    constraints: list[Constraint]
+    splits: Iterable[Split]
 
 
 def leaf(ledger: Ledger, number: int, structure: Structure) -> Value:
@@ -89,7 +82,7 @@ def leaf(ledger: Ledger, number: int, structure: Structure) -> Value:
             (u, tuple((u.axis, j) for j in u.factors)): 1
             for u in _block_unknowns(number, index, axes)
         }
-        blocks[index] = block.but(scale=scale, varies=frozenset(block.positions))
+        blocks[index] = block.but(scale=scale, varies=frozenset(block.positions), generic=True)
     return Value(cuts, blocks)
 
 
@@ -112,14 +105,29 @@ def _block_unknowns(
 
 
 class _Reader:
-    """Reads jaxprs with one table of rules."""
+    """Reads jaxprs with one table of rules, and remembers where their equations come from."""
 
     def __init__(self):
         self.rules = rules.table(self.inner)
+        self.sites: dict[int, Site] = {}
 
-    def closed(self, ledger: Ledger, closed: Any, inputs: Sequence[Value]) -> list[Value]:
-        """Read a closed jaxpr."""
-        return self.open(ledger, closed.jaxpr, [constant(c) for c in closed.consts], inputs)
+    def loss(self, closed: Any, structures: Sequence[Structure], gradient: bool) -> _Demands:
+        """Read a program whose result must be invariant (and its gradient orthogonal)."""
+        ledger = Ledger(gradient=gradient)
+        leaves = [leaf(ledger, i, structure) for i, structure in enumerate(structures)]
+        others = [data(v.aval.shape) for v in closed.jaxpr.invars[len(leaves) :]]
+        consts = [constant(c) for c in closed.consts]
+        (loss,) = self.open(ledger, closed.jaxpr, consts, [*leaves, *others])
+        ledger.site, ledger.primitive = NOWHERE, "loss"
+        mask = fixed(ledger, loss.blocks[()], LOSS).cons
+        demanded = [ledger.constraints[bit] for bit in ledger.bits(mask)]
+        return _Demands([c._replace(gradient=gradient) for c in demanded], ledger.splits)
+
+    def site(self, eqn: Any) -> Site:
+        """The place of an equation, which lives as long as the program that is read."""
+        if id(eqn) not in self.sites:
+            self.sites[id(eqn)] = site(eqn)
+        return self.sites[id(eqn)]
 
     def inner(self, ledger: Ledger, jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
         """Read a program within the program; the lines within JAX's own say nothing to a user."""
@@ -146,7 +154,7 @@ class _Reader:
         for eqn in jaxpr.eqns:
             before = ledger.site
             if not ledger.foreign:
-                ledger.site = site(eqn)
+                ledger.site = self.site(eqn)
             ledger.enter(eqn)
             rule = self.rules.get(eqn.primitive.name, uniform)
             results = rule(ledger, eqn, *map(value, eqn.invars))
@@ -167,14 +175,15 @@ def _check_pure(jaxpr: Any) -> None:
 def _named(ledger: Ledger, value: Value) -> Value:
     """The value without the atoms that its constraints make vanish, and with a name."""
 
-    def rule(block: Block) -> Block:
+    def tidied(block: Block) -> Block:
         return block.but(
-            scale=ledger.tidy(block.scale, block.cons),
-            shift=ledger.tidy(block.shift, block.cons),
-            symbol=block.symbol or (Fraction(1), ledger.name()),
+            scale=ledger.tidy(block.scale, block.cons), shift=ledger.tidy(block.shift, block.cons)
         )
 
-    return value.each(rule)
+    def named(block: Block) -> Block:
+        return block if block.symbol else block.but(symbol=(Fraction(1), ledger.name()))
+
+    return coalesced(value.each(tidied)).each(named)
 
 
 def _refined(structures: tuple[Structure, ...], splits: Iterable[Split]) -> tuple[Structure, ...]:

@@ -49,7 +49,7 @@ def _rows(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     widest = _WIDEST if any(right for _, right in shown) else _COLUMNS - 4
     width = min(widest, max((len(left) for left, _ in shown), default=1) or 1)
     for left, right in shown:
-        cells = _wrapped(left, width), _wrapped(right, _COLUMNS - width - 4)
+        cells = _wrapped(left, width), _wrapped(right, max(1, _COLUMNS - width - 4))
         for a, b in itertools.zip_longest(*cells, fillvalue=""):
             yield f"  {a:<{width}}  {b}".rstrip()
 

@@ -37,7 +37,7 @@ _MIXED = "a join of values that scale differently"
 
 def broadcast(ledger: Ledger, eqn: Any, a: Value, *_: Value) -> Value:
     """`broadcast_in_dim`."""
-    to = dict(enumerate(eqn.params["broadcast_dimensions"]))
+    to = {i: int(d) for i, d in enumerate(eqn.params["broadcast_dimensions"])}
     return relabel(a, eqn.params["shape"], to)
 
 
@@ -294,8 +294,11 @@ def _filled(like: Value, filling: Value, axis: int, length: int) -> Value:
 
 def gather(ledger: Ledger, eqn: Any, a: Value, indices: Value) -> Value:
     """Entries at invariant indices; axes that are taken whole keep their structure."""
-    if (eqn.params.get("fill_value") or 0) != 0:
-        return uniform(ledger, eqn, a, indices)[0]
+    filling = eqn.params.get("fill_value")
+    if filling is not None and math.isfinite(filling):
+        if filling != 0:
+            return uniform(ledger, eqn, a, indices)[0]
+        a = a.each(lambda b: settle(ledger, b, "a lookup in a shifted value, filled with 0"))
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = eqn.outvars[0].aval.shape
     inside = [
@@ -312,7 +315,9 @@ def gather(ledger: Ledger, eqn: Any, a: Value, indices: Value) -> Value:
     picked = _picked(ledger, a, indices, kept, shape, "a lookup across a per-index scaling")
     # What lies outside may be filled with 0 or nan (or the lowest integer).
     floating = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact)
-    return picked.each(lambda b: b.but(sign=min(b.sign, 1), wild=b.wild and floating, usual=None))
+    return picked.each(lambda b: b.but(
+        sign=min(b.sign, 1), wild=b.wild and floating, usual=None, generic=False,
+    ))  # fmt: skip
 
 
 def dynamic_slice(ledger: Ledger, eqn: Any, a: Value, *starts: Value) -> Value:
@@ -360,6 +365,8 @@ def _told(ledger: Ledger, block: Block) -> Block:
 
 def overwritten(ledger: Ledger, eqn: Any, a: Value, *others: Value) -> Value:
     """Writes (scatter, dynamic_update_slice): all must scale alike and uniformly."""
+    if not _plain_write(eqn):
+        return uniform(ledger, eqn, a, *others)[0]
     if eqn.primitive.name == "dynamic_update_slice":
         updates, indices = others[0], others[1:]
     else:
@@ -376,6 +383,15 @@ def overwritten(ledger: Ledger, eqn: Any, a: Value, *others: Value) -> Value:
     return value.each(lambda b: b.but(
         cons=b.cons | cons, varies=frozenset(b.positions) | b.varies, symbol=None, literal=None,
     ))  # fmt: skip
+
+
+def _plain_write(eqn: Any) -> bool:
+    """Whether the new entries are the updates, or are added; not a function of the old ones."""
+    function = eqn.params.get("update_jaxpr")
+    if function is None or eqn.primitive.name != "scatter":
+        return True
+    jaxpr = getattr(function, "jaxpr", function)
+    return not jaxpr.eqns and jaxpr.outvars[0] is jaxpr.invars[-1]
 
 
 def bare_block(ledger: Ledger, value: Value) -> Block:

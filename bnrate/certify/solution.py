@@ -163,7 +163,8 @@ class Solution:
         columns = [i for row in self.by_leaf for i in row]
         leafwise = linear.null_space(self.by_leaf, list(dict.fromkeys([*columns, *blocks])))
         whole = [{u: k for i, k in v.items() for u in blocks[i]} for v in leafwise]
-        more = linear.complement(linear.null_space(rows, scalar), whole)
+        felt = [u for u in scalar if u.leaf not in self.without_effect]
+        more = linear.complement(linear.null_space(rows, felt), whole)
         return [{self.part(u): k for u, k in linear.integral(v).items()} for v in more]
 
     def part(self, unknown: Unknown) -> str:

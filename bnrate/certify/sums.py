@@ -70,7 +70,7 @@ def _block_sum(ledger: Ledger, block: Block, axes: Collection[int], what: str) -
     number = None if block.literal is None else block.literal * count
     return result.but(
         shift=fields.add(result.shift, extra), cons=result.cons | cons, symbol=symbol,
-        literal=number, sign=2 if block.sign and count > 1 else block.sign,
+        literal=number, sign=2 if block.sign and block.generic and count > 1 else block.sign,
     )  # fmt: skip
 
 
@@ -187,7 +187,8 @@ def _framed(value: Value, order: list[int | None]) -> Value:
 def _contracted(ledger: Ledger, a: Value, b: Value, axes: tuple[int, ...]) -> Value:
     product = map_blocks(ledger, lambda x, y: multiply(ledger, None, x, y), a, b)
     # An axis along which neither operand has positions has length one in both.
-    return summed(ledger, product, axes, ENTRIES)
+    generic = any(all(b.generic for b in v.blocks.values()) for v in (a, b))
+    return summed(ledger, product, axes, ENTRIES).each(lambda b: b.but(generic=generic))
 
 
 def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:

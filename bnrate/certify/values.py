@@ -36,6 +36,7 @@ class Block:
     which every positive scaling leaves alone.  `varies` are the positions along which the value
     may vary.  `symbol` = (k, name): the value is k times the one so named, index for index in
     order.  `sign` is 1 if it is never negative, 2 if besides it is zero on a degenerate set only.
+    `generic`: its entries are zero on a degenerate set only (of the parameters: data may be 0).
     `usual` is the value of a boolean except on a degenerate set (of v > 0).
     """
 
@@ -50,6 +51,7 @@ class Block:
     symbol: tuple[Fraction, Any] | None = None
     sign: int = 0
     usual: bool | None = None
+    generic: bool = False
 
     def but(self, **changes: Any) -> "Block":
         """The block with some fields changed."""
@@ -138,7 +140,7 @@ def is_boundless(number: float | None) -> bool:
 
 def is_wild(number: float) -> bool:
     """Whether every positive scaling leaves the number alone."""
-    return number == 0 or is_boundless(number)
+    return number == 0 or not math.isfinite(number)
 
 
 def sign_of(number: float) -> int:

@@ -1,0 +1,93 @@
+"""The table of rules against the primitives that programs are made of."""
+
+import ast
+import collections
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, primitives
+from zoo import ZOO
+from zoo_frameworks import FRAMEWORKS
+
+from bnrate.certify import certify, rules
+
+RULES = rules.table(lambda ledger, jaxpr, values: [])
+# Of the zoo's primitives those that are left to the default rule.
+WITHOUT = {"iota", "psum", "random_seed"}
+# Names in older or newer versions of JAX.
+ELSEWHERE = {
+    "checkpoint", "copy_p", "core_call", "custom_vjp_call_jaxpr", "expand_dims", "mesh_cast",
+    "pjit", "remat",
+}  # fmt: skip
+
+
+def primitives_of(jaxpr):
+    """The names of a program's primitives, of programs within it as well."""
+    names = set()
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        names.add(eqn.primitive.name)
+        for part in jax.tree.leaves([*eqn.params.values()], is_leaf=is_program):
+            names |= primitives_of(part) if is_program(part) else set()
+    return names
+
+
+def is_program(part):
+    return isinstance(part, ClosedJaxpr | Jaxpr)
+
+
+def met(entry):
+    """The primitives of a model; the model is only traced while it is built, which is quick."""
+    found = set()
+
+    def build():
+        loss, params, args = entry.build(1e-5)
+        found.update(primitives_of(jax.make_jaxpr(loss)(params, *args)))
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        jax.eval_shape(build)
+    return found
+
+
+def test_the_zoo_has_a_rule_for_each_primitive_but_these():
+    found = set().union(*map(met, (ZOO | FRAMEWORKS).values()))
+    assert found - {*RULES} == WITHOUT
+
+
+def written_names():
+    """The names in the tables as they are written, in each dict and each `dict.fromkeys`."""
+    for node in ast.walk(ast.parse(inspect.getsource(rules))):
+        keys = node.keys if isinstance(node, ast.Dict) else []
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict.fromkeys":
+            keys = node.args[0].elts
+        yield from (key.value for key in keys if isinstance(key, ast.Constant))
+
+
+def test_no_primitive_has_two_rules():
+    count = collections.Counter(written_names())
+    assert {*count} == {*RULES}
+    assert [name for name, times in count.items() if times > 1] == []
+
+
+def test_each_rule_is_of_a_primitive():
+    public = {getattr(p, "name", "") for p in vars(primitives).values()}
+
+    def others(x):
+        return lax.optimization_barrier(jnp.split(x, 2))
+
+    traced = primitives_of(jax.make_jaxpr(others)(np.ones(4)))
+    assert {*RULES} - public - traced <= ELSEWHERE
+
+
+@pytest.mark.skipif(not hasattr(jax, "new_ref"), reason="this JAX has no mutable arrays")
+def test_mutable_arrays_are_refused():
+    def loss(w):
+        ref = jax.new_ref(jnp.zeros(3))
+        ref[...] = w
+        return jnp.sum(ref[...] ** 2)
+
+    with pytest.raises(ValueError, match=r"mutable arrays \(jax.Ref\)"):
+        certify(loss, jnp.ones(3))
