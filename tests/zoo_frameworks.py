@@ -122,3 +122,6 @@ FRAMEWORKS: dict[str, Entry] = {
         dims=(6, 25),
     ),
 }  # fmt: skip
+
+if not hasattr(nnx, "WeightNorm"):  # flax 0.12.0
+    del FRAMEWORKS["nnx WeightNorm"]
