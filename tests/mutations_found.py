@@ -2,6 +2,9 @@
 
 from mutants import Mutation
 
+TIMES = """if other.literal is not None and math.isfinite(other.literal):
+            return stretched(_times"""
+
 FOUND_MUTATIONS: dict[str, Mutation] = {
     # loops
     "tokens are alike at each step": Mutation(
@@ -21,12 +24,18 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
     ),
     # entries moved, cut and named
     "the last reading is of the structures before": Mutation(
-        "return reading  #",
-        "return dataclasses.replace(reading, structures=_refined(structures, splits))  #",
+        "return Reading(structures, ", "return Reading(_refined(structures, value.splits), ",
         "many slices",
     ),
     "a lookup is filled with nothing": Mutation(
-        'if (eqn.params.get("fill_value") or 0) != 0:', "if False:", "lookup filled with ones",
+        "if filling != 0:", "if False:", "lookup filled with ones",
+    ),
+    "zeros are shifted": Mutation(
+        'settle(ledger, b, "a lookup in a shifted value, filled with 0")', "b",
+        "lookup filled with zeros",
+    ),
+    "a function writes its operand": Mutation(
+        "if not _plain_write(eqn):", "if False:", "write of a function",
     ),
     "parts of any factors have one name": Mutation(
         "placement.index(position), span, sizes))", "placement.index(position), span))",
@@ -62,6 +71,20 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
     "whole numbers are like others": Mutation(
         "if fold is not None and not _whole(eqn):", "if fold is not None:", "whole quotient",
     ),
+    "tall numbers are infinite": Mutation(
+        "return number == 0 or not math.isfinite(number)",
+        "return number == 0 or is_boundless(number)", "plus a tall number",
+    ),
+    "tall factors are infinite": Mutation(
+        TIMES, "if other.literal is not None and other.literal >= 1e30:\n"
+        "            return made(x, x, other).but(scale={}, wild=True)\n        " + TIMES,
+        "times a tall number",
+    ),
+    "tall factors within are infinite": Mutation(
+        TIMES, "if other.literal is not None and other.literal >= 1e30:\n"
+        "            return made(x, x, other).but(scale={}, wild=True)\n        " + TIMES,
+        "times a tall number and back",
+    ),
     # derivative rules
     "a function of JAX has its rule": Mutation(
         "rules = [file for file in found if not file.startswith(_MACHINERY)]\n",
@@ -89,5 +112,9 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
     "positive numbers exceed any small bound": Mutation(
         "positive.sign == 2 and (number == 0 or positive.scale)", "positive.sign == 2",
         "guard by a bound on a sum",
+    ),
+    "sums of non-negative numbers are positive": Mutation(
+        "block.sign and block.generic and count > 1", "block.sign and count > 1",
+        "guard of a sum by ReLU",
     ),
 }  # fmt: skip

@@ -68,9 +68,14 @@ def peeled(x, w):
     return (total + jnp.sum(rest)) / jnp.sqrt(jnp.sum(w**2))
 
 
-def filled(h):
-    picked = h.at[jnp.array([0, 3, 99])].get(mode="fill", fill_value=1.0)
-    return rms(picked, axis=0)
+def lookup(h, fill):
+    return h.at[jnp.array([0, 3, 99])].get(mode="fill", fill_value=fill)
+
+
+def written_by_tanh(x, w):
+    """To the gradient the entries that a function writes are constants."""
+    written = lax.stop_gradient(w.at[0].apply(jnp.tanh))
+    return rms(x @ w) * jnp.sum(written / jnp.sqrt(jnp.sum(written**2)))
 
 
 def two_parts(h):
@@ -204,6 +209,19 @@ def guarded_by(test):
     return lambda x, w: w / jnp.where(test(x[:5, :4]), jnp.sqrt(jnp.sum(w**2)), 1.0)
 
 
+def guarded_by_share(test):
+    """Of a root that is guarded where some test fails of the first row's share of the squares."""
+    return lambda x, w: (
+        w / jnp.where(test(jnp.sum(w[0] ** 2) / jnp.sum(w**2)), jnp.sqrt(jnp.sum(w**2)), 1.0)
+    )
+
+
+def guarded_relu(x, w):
+    """The sum is zero wherever all units are off."""
+    n = jnp.sum(jax.nn.relu(h := x @ w) ** 2, -1, keepdims=True)
+    return jnp.tanh(h / jnp.sqrt(jnp.where(n > 0, n, 1.0)))
+
+
 FOUND: dict[str, Entry] = {
     "bias in a carry": entry(halved_bias, "wb", **STEPPED),
     "factor of a carry": entry(
@@ -218,7 +236,12 @@ FOUND: dict[str, Entry] = {
     "bias after a loop in a step": stepped(after_a_loop),
     "squares of steps": entry(squares, "wb", **STEPPED),
     "many slices": entry(peeled, w=(28, 2), invariant=("w",), dims=(1, 0)),
-    "lookup filled with ones": entry(lambda x, w: filled(x @ w)),
+    "lookup filled with ones": entry(lambda x, w: rms(lookup(x @ w, 1.0), axis=0)),
+    "lookup filled with zeros": signal((), lambda h: centred(lookup(h, 0.0))),
+    "write of a function": entry(written_by_tanh),
+    "softmax filled with fives": entry(
+        lambda x, s: jax.nn.softmax(jnp.where(x > 0, x + s, 5.0)), "s"
+    ),
     # eight of the twelve biases have no part in it
     "parts of two reshapes": signal((12,), two_parts, x=(8, 12))._replace(dims=(1, 7)),
     "sums of squares of two reshapes": signal((), sums_of_squares, x=(8, 24)),
@@ -248,6 +271,11 @@ FOUND: dict[str, Entry] = {
     "custom_jvp of abs": by_value(flat_abs),
     "custom_root": by_value(rootless),
     "clamp at its own bound": entry(clamped_from_below, note=BY_VALUE),
+    "plus a tall number": entry(lambda x, w: (x @ w + 1e30) / jnp.sqrt(jnp.sum(w**2))),
+    "times a tall number": entry(lambda x, w: jnp.sum(x * w) * 1e30, w=(5,)),
+    "times a tall number and back": entry(
+        lambda x, w: jnp.sum(x * w * 1e30) * 1e-30, w=(5,)
+    ),
     # once an error
     "pad by NumPy's numbers": entry(
         lambda x, w: rms(jnp.pad(x @ w, np.array([[0, 0], [1, 2]]))).sum(1), invariant=("w",),
@@ -265,8 +293,9 @@ FOUND: dict[str, Entry] = {
 
 FOUND_EXCUSES: dict[str, Entry] = {
     "guard by a masked exponential": entry(guarded_exponentials, w=(5,)),
-    "guard by a whole number": entry(guarded_by(lambda v: whole((v**2).sum(0) / 9) > 0)),
+    "guard by a whole number": entry(guarded_by_share(lambda v: whole(v) > 0)),
     "guard by a whole exponential": entry(guarded_by(lambda v: whole(jnp.exp(v)) > 0)),
     "guard by a small bound": entry(guarded_by(lambda v: jax.nn.softmax(8 * v) > 5e-4)),
-    "guard by a bound on a sum": entry(guarded_by(lambda v: (v**2).sum(0) / 5e4 > 1e-4)),
+    "guard by a bound on a sum": entry(guarded_by_share(lambda v: v / 5e4 > 1e-4)),
+    "guard of a sum by ReLU": entry(guarded_relu, w=(5, 2)),
 }

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo_models as m
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, primitives
 from zoo import ZOO
@@ -80,6 +81,21 @@ def test_each_rule_is_of_a_primitive():
 
     traced = primitives_of(jax.make_jaxpr(others)(np.ones(4)))
     assert {*RULES} - public - traced <= ELSEWHERE
+
+
+def test_tokens_that_are_joined_and_normalised_are_alike_again():
+    """So that one token holds for them all: a bias of the keys shifts each row of the logits."""
+
+    def loss(p, x):
+        tokens = jnp.concatenate([p["cls"][None], x @ p["emb"]])
+        h = m.standardise(tokens, axis=-1, eps=0.0)
+        weights = jax.nn.softmax((h @ p["q"]) @ (h @ p["k"] + p["bk"]).T)
+        return jnp.sum(jnp.tanh(weights) * jnp.arange(7.0))
+
+    shapes = {"cls": (4,), "emb": (5, 4), "q": (4, 3), "k": (4, 3), "bk": (3,)}
+    params, x = m.filled((shapes, (6, 5)))
+    with jax.numpy_rank_promotion("allow"):
+        assert certify(loss, params, x, eps="strict").no_effect == ("bk",)
 
 
 @pytest.mark.skipif(not hasattr(jax, "new_ref"), reason="this JAX has no mutable arrays")

@@ -42,14 +42,17 @@ def either(ledger: Ledger, what: str, *blocks: Block, usual: int | None = None) 
     for i, block in solid.items():
         pending |= block.pending
         number = block.literal
-        literally = number is not None and (abs(number) <= TINY or is_boundless(number))
-        if number is not None and (literally or usual not in (None, i)):
-            what_for = "a stand-in for infinity" if is_boundless(number) else "a guard against zero"
-            first = unmarked(ledger, first)
-            cons |= first.cons
-            pending |= ledger.epsilon(first.scale, number, what_for)
-        else:
+        if number is None or (
+            abs(number) > TINY and usual in (None, i) and not is_boundless(number)
+        ):
             cons |= ledger.vanish(fields.add(block.scale, first.scale, -1), what)
+            continue
+        first = unmarked(ledger, first)
+        cons |= first.cons
+        if is_boundless(number):
+            cons |= ledger.epsilon(first.scale, number, "a stand-in for infinity")
+        else:
+            pending |= ledger.epsilon(first.scale, number, "a guard against zero")
     varies = frozenset(p for b in blocks for p in b.varies)
     return first.but(
         axes=axes_of(*blocks), cons=cons, pending=pending, wild=not solid, literal=None,
