@@ -179,7 +179,7 @@ MUTATIONS: dict[str, Mutation] = {
         "return Fraction(number).limit_denominator(40)\n    return (", "minus nearly the mean",
     ),
     "signs survive log": Mutation(
-        "symbol=None, sign=0, generic=False)", "symbol=None, generic=False)", "log with a sign",
+        "literal=None, symbol=None, sign=0)", "literal=None, symbol=None)", "log with a sign",
     ),
     # entries moved and picked
     "a strided slice keeps scales": Mutation(

@@ -107,7 +107,8 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
         "wild=False, literal=None, symbol=None, sign=2)", "guard by a masked exponential",
     ),
     "roundings of positive numbers are positive": Mutation(
-        "symbol=None, sign=min(a.sign, 1))", "symbol=None)", "guard by a whole number",
+        "symbol=None, sign=min(a.sign, 1), generic=False", "symbol=None, generic=False",
+        "guard by a whole number",
     ),
     "positive numbers exceed any small bound": Mutation(
         "positive.sign == 2 and (number == 0 or positive.scale)", "positive.sign == 2",

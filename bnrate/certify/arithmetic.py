@@ -40,20 +40,19 @@ def add(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
             shift=fields.add(a.shift, b.shift),
             pending=a.pending | b.pending,
             sign=_summed(a, b),
-            generic=a.generic or b.generic,
         )
     for x, number in ((a, b.literal), (b, a.literal)):
         if number is not None and 0 < abs(number) <= TINY and x.scale:
             x = unmarked(ledger, x)
             pending = x.pending | ledger.epsilon(x.scale, number, "an epsilon is added")
-            return made(x, a, b).but(
-                pending=pending, sign=_summed(a, b), generic=a.generic or b.generic
-            )
+            return made(x, a, b).but(pending=pending, sign=_summed(a, b))
+    if a.symbol and b.symbol and a.symbol[1] == b.symbol[1]:
+        a = a.but(generic=False)  # h - h vanishes everywhere
     a, b = firm(ledger, a), firm(ledger, b)
     shift = fields.add(a.shift, b.shift)
     difference = fields.add(b.scale, a.scale, -1)
     if not difference:
-        return made(a, a, b).but(shift=shift, sign=_summed(a, b), generic=a.generic or b.generic)
+        return made(a, a, b).but(shift=shift, sign=_summed(a, b))
     if len(b.varies) > len(a.varies):
         a, b = b, a
     met = ledger.vanish(difference, _sum_of(a, b))
@@ -62,11 +61,9 @@ def add(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     constant_along = [p for p in a.varies if p not in depends and p[0] >= 0]
     if not constant_along:
         cons = a.cons | b.cons | met
-        return made(a, a, b).but(
-            shift=shift, cons=cons, sign=_summed(a, b), generic=a.generic or b.generic
-        )
+        return made(a, a, b).but(shift=shift, cons=cons, sign=_summed(a, b))
     shift = fields.add(shift, {ledger.token(met | b.cons, depends): 1})
-    return made(a, a, b).but(shift=shift, cons=a.cons, generic=a.generic or b.generic)
+    return made(a, a, b).but(shift=shift, cons=a.cons)
 
 
 def subtract(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
@@ -98,8 +95,7 @@ def multiply(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
         return made(a, a, b).but(scale={}, wild=True)
     # (A + T)(B + U) = AB + T(B + U) + AU for scaled values A, B with shifts T, U.
     scale, sign = fields.add(a.scale, b.scale), min(a.sign, b.sign) if ledger.real else 0
-    generic = a.generic and b.generic
-    result = made(a, a, b).but(scale=scale, shift={}, sign=sign, generic=generic)
+    result = made(a, a, b).but(scale=scale, shift={}, sign=sign)
     for x, other in ((a, b), (b, a)):
         reach = other.varies | {p for f in (other.scale, other.shift) for _, at in f for p in at}
         shift, cons = derived(ledger, x.shift, reach.union, result)
@@ -141,7 +137,7 @@ def root(exponent: Fraction) -> Callable[..., Block]:
 def log(ledger: Ledger, eqn: Any, a: Block) -> Block:
     """The scale of a becomes the shift of log a."""
     a = settle(ledger, _excused(a), "the logarithm of a shifted value")
-    return a.but(shift=a.scale, scale={}, literal=None, symbol=None, sign=0, generic=False)
+    return a.but(shift=a.scale, scale={}, literal=None, symbol=None, sign=0)
 
 
 def exp(ledger: Ledger, eqn: Any, a: Block) -> Block:

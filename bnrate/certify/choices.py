@@ -57,7 +57,7 @@ def either(ledger: Ledger, what: str, *blocks: Block, usual: int | None = None) 
     return first.but(
         axes=axes_of(*blocks), cons=cons, pending=pending, wild=not solid, literal=None,
         symbol=None, varies=varies, sign=min(b.sign for b in blocks), usual=None,
-        generic=all(b.generic for b in blocks),
+        generic=False,
     )  # fmt: skip
 
 
@@ -108,13 +108,13 @@ def compare(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
     if tiny and positive.sign == 2 and (number == 0 or positive.scale):
         name = str(eqn.primitive.name)
         usual = _USUAL.get(name if b.literal is not None else _MIRRORED.get(name, name))
-    return made(a, a, b).but(scale={}, shift={}, cons=cons, wild=False, usual=usual)
+    return made(a, a, b).but(scale={}, shift={}, cons=cons, wild=False, usual=usual, generic=False)
 
 
 def sign(ledger: Ledger, eqn: Any, a: Block) -> Block:
     """The sign forgets the scale."""
     a = settle(ledger, firm(ledger, a), "the sign of a shifted value")
-    return a.but(scale={}, wild=a.wild and a.literal == 0, literal=None, symbol=None)
+    return a.but(scale={}, wild=a.wild and a.literal == 0, literal=None, symbol=None, generic=False)
 
 
 def is_finite(ledger: Ledger, eqn: Any, a: Block) -> Block:
@@ -126,7 +126,7 @@ def is_finite(ledger: Ledger, eqn: Any, a: Block) -> Block:
 def absolute(ledger: Ledger, eqn: Any, a: Block) -> Block:
     """The absolute value keeps the scale."""
     a = settle(ledger, a, "the absolute value of a shifted value")
-    return a.but(symbol=None, sign=max(1, a.sign))
+    return a.but(symbol=None, sign=max(1, a.sign), generic=False)
 
 
 def convert(ledger: Ledger, eqn: Any, a: Block) -> Block:
@@ -141,7 +141,9 @@ def convert(ledger: Ledger, eqn: Any, a: Block) -> Block:
         return a
     if jnp.issubdtype(to, jnp.bool_):
         return sign(ledger, eqn, a).but(wild=False)
-    return fixed(ledger, a, "a rounding").but(wild=False, symbol=None, sign=min(a.sign, 1))
+    return fixed(ledger, a, "a rounding").but(
+        wild=False, symbol=None, sign=min(a.sign, 1), generic=False
+    )
 
 
 def keep(ledger: Ledger, eqn: Any, a: Block) -> Block:

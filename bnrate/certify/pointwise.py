@@ -66,14 +66,14 @@ def invariant(ledger: Ledger, eqn: Any, *blocks: Block) -> Block:
     """A function of each index about which nothing is known: its operands must be invariant."""
     what = f"{eqn.primitive.name} of a value that scales"
     blocks = tuple(fixed(ledger, b, what) for b in blocks)
-    return made(blocks[0], *blocks).but(wild=False)
+    return made(blocks[0], *blocks).but(wild=False, generic=False)
 
 
 def made(base: Block, *operands: Block) -> Block:
     """The base's statement, for a result of operands: their constraints and extent."""
     return base.but(
         axes=axes_of(*operands), cons=cons_of(*operands), symbol=None, literal=None, sign=0,
-        usual=None, generic=False, pending=0,
+        usual=None, generic=all(b.generic for b in operands), pending=0,
         varies=frozenset(p for b in operands for p in b.varies),
     )  # fmt: skip
 

@@ -115,7 +115,8 @@ class _Reader:
         """Read a program whose result must be invariant (and its gradient orthogonal)."""
         ledger = Ledger(gradient=gradient)
         leaves = [leaf(ledger, i, structure) for i, structure in enumerate(structures)]
-        others = [data(v.aval.shape) for v in closed.jaxpr.invars[len(leaves) :]]
+        inputs = closed.jaxpr.invars[len(leaves) :]
+        others = [data(v.aval.shape, generic=True) for v in inputs]
         consts = [constant(c) for c in closed.consts]
         (loss,) = self.open(ledger, closed.jaxpr, consts, [*leaves, *others])
         ledger.site, ledger.primitive = NOWHERE, "loss"

@@ -146,7 +146,7 @@ def _without(block: Block, axes: Collection[int]) -> Block:
     """A block that is constant along axes in scale and shift, without these axes' positions."""
     moves = dict.fromkeys(block.along(axes), ())
     bare = tuple(() if a in axes else f for a, f in enumerate(block.axes))
-    return moved(block, bare, moves).but(literal=None)
+    return moved(block, bare, moves).but(literal=None, generic=False)
 
 
 def _dropped(ledger: Ledger, value: Value, axes: Collection[int]) -> Value:
@@ -187,8 +187,7 @@ def _framed(value: Value, order: list[int | None]) -> Value:
 def _contracted(ledger: Ledger, a: Value, b: Value, axes: tuple[int, ...]) -> Value:
     product = map_blocks(ledger, lambda x, y: multiply(ledger, None, x, y), a, b)
     # An axis along which neither operand has positions has length one in both.
-    generic = any(all(b.generic for b in v.blocks.values()) for v in (a, b))
-    return summed(ledger, product, axes, ENTRIES).each(lambda b: b.but(generic=generic))
+    return summed(ledger, product, axes, ENTRIES)
 
 
 def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
@@ -282,7 +281,7 @@ def window_extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
     what = "an extreme over entries that scale differently"
     for axis in _windows(eqn):
         a = joined(ledger, a, axis, what)
-    return _windowed(ledger, eqn, a, False, what)
+    return _windowed(ledger, eqn, a, False, what).each(lambda b: b.but(generic=False))
 
 
 def _windows(eqn: Any) -> list[int]:
@@ -311,7 +310,7 @@ def running(ledger: Ledger, eqn: Any, a: Value) -> Value:
         what = "a running sum of shifted values"
         a = a.each(lambda b: settle(ledger, firm(ledger, b), what))
     return a.each(lambda b: b.but(
-        symbol=None, literal=None, varies=b.varies | set(b.along(_along(eqn))),
+        symbol=None, literal=None, generic=False, varies=b.varies | set(b.along(_along(eqn))),
     ))  # fmt: skip
 
 
@@ -338,7 +337,11 @@ def top_k(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     axis = eqn.params.get("axis", -1) % len(a.cuts)
     shape = eqn.outvars[0].aval.shape
     a = resized(joined(ledger, a, axis), axis, shape[axis])
-    a = a.each(lambda b: b.but(varies=b.varies | set(b.along([axis])), symbol=None, literal=None))
+    a = a.each(
+        lambda b: b.but(
+            varies=b.varies | set(b.along([axis])), symbol=None, literal=None, generic=False
+        )
+    )
     cons = 0
     for block in a.blocks.values():
         cons |= block.cons | ledger.hardened(block.pending)

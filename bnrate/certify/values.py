@@ -36,7 +36,7 @@ class Block:
     which every positive scaling leaves alone.  `varies` are the positions along which the value
     may vary.  `symbol` = (k, name): the value is k times the one so named, index for index in
     order.  `sign` is 1 if it is never negative, 2 if besides it is zero on a degenerate set only.
-    `generic`: its entries are zero on a degenerate set only (of the parameters: data may be 0).
+    `generic`: it is an analytic function of the parameters, hence zero on a degenerate set only.
     `usual` is the value of a boolean except on a degenerate set (of v > 0).
     """
 
@@ -110,9 +110,9 @@ def plain(shape: Sequence[int], **known: Any) -> Value:
     return Value(tuple((n,) for n in shape), {(0,) * len(shape): block})
 
 
-def data(shape: Sequence[int], cons: int = 0) -> Value:
+def data(shape: Sequence[int], cons: int = 0, generic: bool = False) -> Value:
     """An array that does not depend on the parameters' scales."""
-    block = Block(tuple(map(whole, shape)), cons=cons)
+    block = Block(tuple(map(whole, shape)), cons=cons, generic=generic)
     return Value(
         tuple((n,) for n in shape),
         {(0,) * len(shape): block.but(varies=frozenset(block.positions))},
@@ -125,12 +125,12 @@ def constant(array: Any) -> Value:
         return data(array.shape)  # keys of a random number generator
     array = np.asarray(array)
     number = array.dtype.kind in "bifu" and array.size == 1
-    return literal(array.shape, float(array.item())) if number else data(array.shape)
+    return literal(array.shape, float(array.item())) if number else data(array.shape, generic=True)
 
 
 def literal(shape: Sequence[int], number: float) -> Value:
     """An array that holds one known number."""
-    return plain(shape, literal=number, wild=is_wild(number), sign=sign_of(number))
+    return plain(shape, literal=number, wild=is_wild(number), sign=sign_of(number), generic=True)
 
 
 def is_boundless(number: float | None) -> bool:
