@@ -18,7 +18,7 @@ from bnrate.certify import certify, rules
 
 RULES = rules.table(lambda ledger, jaxpr, values: [])
 # Of the zoo's primitives those that are left to the default rule.
-WITHOUT = {"iota", "psum", "random_seed"}
+WITHOUT = {"iota", "random_seed"}
 # Names in older or newer versions of JAX.
 ELSEWHERE = {
     "checkpoint", "copy_p", "core_call", "custom_vjp_call_jaxpr", "expand_dims", "mesh_cast",

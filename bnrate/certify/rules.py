@@ -71,6 +71,7 @@ _SHAPES: dict[str, Rule] = {
 
 _SUMS: dict[str, Rule] = {
     "reduce_sum": sums.reduce_sum,
+    "psum": sums.collective_sum,
     "reduce_max": sums.extreme,
     "reduce_min": sums.extreme,
     "reduce_prod": sums.reduce_product,

@@ -168,7 +168,7 @@ def slices(ledger: Ledger, eqn: Any, a: Value) -> Value:
 def split(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     """Consecutive ranges of one axis."""
     points = list(itertools.accumulate(map(int, eqn.params["sizes"]), initial=0))
-    axis = eqn.params["axis"]
+    axis = int(eqn.params["axis"])
     return [_range(ledger, a, axis, low, high) for low, high in itertools.pairwise(points)]
 
 
@@ -190,7 +190,7 @@ def _range(ledger: Ledger, value: Value, axis: int, low: int, high: int) -> Valu
 
 def concatenate(ledger: Ledger, eqn: Any, *parts: Value) -> Value:
     """Join along an axis: one segment where all parts are alike, else a segment for each."""
-    axis = eqn.params["dimension"]
+    axis = int(eqn.params["dimension"])
     parts = tuple(part for part in parts if part.shape[axis])
     return chained(ledger, list(parts), axis) if parts else data(eqn.outvars[0].aval.shape)
 
@@ -347,10 +347,10 @@ def _picked(
 
 def argument(ledger: Ledger, eqn: Any, a: Value) -> Value:
     """The indices argmax and argmin: where the extreme is, whatever the scale."""
-    for axis in eqn.params["axes"]:
+    for axis in map(int, eqn.params["axes"]):
         a = joined(ledger, a, axis)
     shape = eqn.outvars[0].aval.shape
-    gone = set(eqn.params["axes"])
+    gone = set(map(int, eqn.params["axes"]))
     for axis in gone:
         a = resized(a, axis, 1)
     kept = [axis for axis in range(len(a.cuts)) if axis not in gone]

@@ -33,6 +33,14 @@ def reduce_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:
     return summed(ledger, a, _axes(eqn), ENTRIES)
 
 
+def collective_sum(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+    """The psum of `jax.vmap` with a named axis, which sums over axes of its operands."""
+    axes = eqn.params["axes"]
+    if eqn.params.get("axis_index_groups") or not all(hasattr(a, "__index__") for a in axes):
+        return uniform(ledger, eqn, *operands)
+    return [summed(ledger, a, tuple(map(int, axes)), ENTRIES) for a in operands]
+
+
 def summed(ledger: Ledger, value: Value, axes: Collection[int], what: str) -> Value:
     """The sum over axes: scales must be constant along them."""
     if any(value.shape[axis] == 0 for axis in axes):
@@ -317,12 +325,12 @@ def running(ledger: Ledger, eqn: Any, a: Value) -> Value:
 def _along(eqn: Any) -> tuple[int, ...]:
     params = eqn.params
     found = params.get("dimensions", params.get("axis", params.get("dimension")))
-    return tuple(found) if isinstance(found, tuple | list) else (found,)
+    return tuple(map(int, found)) if isinstance(found, tuple | list) else (int(found),)
 
 
 def sort(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
     """Sort along an axis; with several operands the order of the keys is another condition."""
-    axis = eqn.params["dimension"]
+    axis = int(eqn.params["dimension"])
     operands = tuple(joined(ledger, a, axis) for a in operands)
     if len(operands) == 1:
         return [running(ledger, eqn, operands[0])]
@@ -334,7 +342,7 @@ def sort(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
 
 def top_k(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     """The largest entries along the last axis, and where they are."""
-    axis = eqn.params.get("axis", -1) % len(a.cuts)
+    axis = int(eqn.params.get("axis", -1)) % len(a.cuts)
     shape = eqn.outvars[0].aval.shape
     a = resized(joined(ledger, a, axis), axis, shape[axis])
     a = a.each(
