@@ -208,7 +208,7 @@ MUTATIONS: dict[str, Mutation] = {
         "lookup that varies",
     ),
     "argmax across scales": Mutation(
-        '    for axis in eqn.params["axes"]:\n        a = joined(ledger, a, axis)\n', "", "argmax",
+        '    for axis in map(int, eqn.params["axes"]):\n        a = joined(ledger, a, axis)\n', "", "argmax",
     ),
     "argmax forgets constraints": Mutation(
         "return Block(block.axes, cons=cons, varies", "return Block(block.axes, varies",
