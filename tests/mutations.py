@@ -208,7 +208,9 @@ MUTATIONS: dict[str, Mutation] = {
         "lookup that varies",
     ),
     "argmax across scales": Mutation(
-        '    for axis in map(int, eqn.params["axes"]):\n        a = joined(ledger, a, axis)\n', "", "argmax",
+        'map(int, eqn.params["axes"]):\n        a = joined(ledger, a, axis)\n',
+        'map(int, eqn.params["axes"]):\n        pass\n',
+        "argmax",
     ),
     "argmax forgets constraints": Mutation(
         "return Block(block.axes, cons=cons, varies", "return Block(block.axes, varies",
