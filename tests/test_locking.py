@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -105,15 +106,23 @@ def test_end_of_a_forked_child_does_not_let_go(tmp_path):
             pass
 
 
+START = """
+import subprocess, sys, time
+from bnrate.results import locking
+with locking.locked(sys.argv[1]):
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3)"], close_fds=False)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
 def test_started_program_does_not_keep_the_lock(tmp_path):
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with locking.locked(tmp_path):
-        child = subprocess.Popen(sleep, close_fds=False)
-    try:
-        assert not locking.is_locked(tmp_path)
-    finally:
-        child.kill()
-        child.wait()
+    with another_holder(tmp_path, START) as process:
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 1.0
+        while locking.is_locked(tmp_path):
+            assert time.monotonic() < deadline
 
 
 def test_folder_is_made_and_need_not_exist_to_be_asked(tmp_path):

@@ -55,6 +55,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         if not file.closed:  # as it is in a forked child
             with contextlib.suppress(OSError):
                 _write(file, "")
+                _unlock(file)
             file.close()
 
 
@@ -117,6 +118,14 @@ def _try_lock(file: BinaryIO, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _unlock(file: BinaryIO) -> None:
+    """Let go even if a program that is just being started still shares the open file."""
+    if sys.platform != "win32":
+        import fcntl  # noqa: PLC0415
+
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _write(file: BinaryIO, text: str) -> None:
