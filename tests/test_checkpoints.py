@@ -364,7 +364,7 @@ def test_killed_at_any_instant(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-STEPS = ["mkdtemp", "_write_state", "_digest", "_sync", "rename", "rmtree"]
+STEPS = ["mkdir", "_write_state", "_digest", "_sync", "rename", "rmtree"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -382,12 +382,12 @@ def test_dead_just_before_or_after_each_step(tmp_path, step, after):
 
 
 DYING = """
-import os, shutil, sys, tempfile
+import os, shutil, sys
 from pathlib import Path
 import numpy as np
 from bnrate.results import checkpoints
 step, after = sys.argv[2], int(sys.argv[3])
-places = {"mkdtemp": tempfile, "rename": Path, "rmtree": shutil}
+places = {"mkdir": Path, "rename": Path, "rmtree": shutil}
 place = places.get(step, checkpoints)
 call = getattr(place, step)
 
