@@ -143,6 +143,18 @@ def test_a_dead_run_with_a_finite_record_is_diverged():
     assert callbacks._row(chunk, "loss", "lowest").numbers["best loss"] == "2"
 
 
+def test_a_stopped_run_is_out_but_has_not_diverged():
+    stopped = np.array([False, True, True, False])
+    chunk = told(1, [[3, 3], [1, NAN], [1, 1], [5, NAN]], alive=np.ones(4, bool))
+    chunk = chunk._replace(stopped=stopped)
+    np.testing.assert_array_equal(chunk.latest(), [3, NAN, NAN, NAN])
+    np.testing.assert_array_equal(chunk.diverged(), [False, False, False, True])
+    stream = io.StringIO()
+    callbacks.Terminal(stream).on_chunk(chunk)
+    text = "diverged 1/4, stopped 2/4, median loss stopped, best loss 3 at rate=0.1,seed=0"
+    assert text in stream.getvalue()
+
+
 def test_the_variable_shown():
     chunk = told(0, CHUNKS["all well"][0], empty=np.zeros((4, 2, 0)))
     assert chunk.variable() == "loss"
@@ -342,9 +354,9 @@ def test_a_name_cannot_move_the_cursor():
 
 def test_nothing_recorded_is_no_column():
     screen = Screen()
-    chunk = told(0, CHUNKS["all well"][0])._replace(trace={})
+    chunk = told(0, CHUNKS["all well"][0])._replace(trace={}, steps=np.zeros(0, int))
     callbacks.Terminal(screen).on_chunk(chunk)
-    assert screen.shown()[:2] == ["rule  step  diverged", "sgd      2       0/4"]
+    assert screen.shown()[:2] == ["rule  diverged", "sgd        0/4"]
 
 
 @pytest.mark.parametrize(
@@ -390,7 +402,7 @@ def test_a_bar_serves_a_second_sweep_after_one_that_was_stopped():
     stream = io.StringIO()
     bar = callbacks.Bar(file=stream, ncols=100, mininterval=0)
     bar.on_start(start())
-    bar.on_chunk(told(0, CHUNKS["all die"][0]))
+    bar.on_chunk(told(0, CHUNKS["all die"][0], combination=("other",)))
     play(bar, "all well")
     assert "0 diverged" in stream.getvalue().strip().split("\r")[-1]
 

@@ -265,7 +265,7 @@ def TensorBoard(folder: str | Path, every: int = 1) -> PerRun:  # noqa: N802 (us
         place = Path(folder) / name.replace("/", "_")
         place.mkdir(parents=True, exist_ok=True)
         # A suffix of its own: a file of the same second would be overwritten.
-        return writer(str(place / "events"), f".{progress.steps[0]}")
+        return writer(str(place / "events"), f".{progress.done}")
 
     def write(opened: Any, records: list[tuple[int, dict[str, float]]]) -> None:
         for step, values in records:
@@ -344,8 +344,12 @@ class _Row(NamedTuple):
 
 def _row(progress: Progress, variable: str | None, best: str) -> _Row:
     values = progress.latest(variable)
-    lost = np.isnan(values)
-    numbers = {"step": str(progress.steps[-1]), "diverged": f"{lost.sum()}/{lost.size}"}
+    lost, stopped = np.isnan(values), progress.stopped
+    numbers = {"step": str(progress.steps[-1])} if progress.steps.size else {}
+    numbers["diverged"] = f"{progress.diverged(variable).sum()}/{lost.size}"
+    if stopped is not None:
+        numbers["stopped"] = f"{stopped.sum()}/{lost.size}"
+    worst = "diverged" if stopped is None or not stopped.any() else "stopped"
     if variable is None:
         return _Row(progress.combination, numbers, "", bool(lost.all()))
     sign = 1 if best == "lowest" else -1
@@ -353,14 +357,14 @@ def _row(progress: Progress, variable: str | None, best: str) -> _Row:
     first = int(np.argmin(ranked))
     # The worse of the two in the middle: what half of the runs do not reach is not typical.
     median = np.quantile(ranked, 0.5, method="higher")
-    numbers[f"median {variable}"] = _number(sign * median)
-    numbers[f"best {variable}"] = _number(sign * ranked[first])
+    numbers[f"median {variable}"] = _number(sign * median, worst)
+    numbers[f"best {variable}"] = _number(sign * ranked[first], worst)
     at = "" if lost.all() else progress.names(static=False)[first]
     return _Row(progress.combination, numbers, at, bool(lost.all()))
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "diverged"
+def _number(value: float, worst: str) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else worst
 
 
 def _sentence(row: _Row) -> str:

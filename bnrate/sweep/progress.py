@@ -1,6 +1,6 @@
 """What a callback is told of a sweep at work, and readings of it.
 
-In all readings a run that has diverged is NaN, so that it can never be taken for the best.
+In all readings a run that has diverged, or was stopped, is NaN: it can never be taken for the best.
 
     >>> rates = {"rate": np.array([0.1, 1.0, 10.0])}
     >>> loss = np.array([[9.0, 4.0], [9.0, 2.0], [9.0, np.inf]])
@@ -32,6 +32,7 @@ class Progress(NamedTuple):
       runs: the number of runs of this combination.
       run_steps_per_second: steps times runs a second, in this call; NaN before the first chunk.
       eta: seconds left, an estimate; NaN if unknown.
+      stopped: whether each run was stopped for being hopeless; None where none can be.
     """
 
     combination: Mapping[str, str]
@@ -44,6 +45,7 @@ class Progress(NamedTuple):
     runs: int
     run_steps_per_second: float
     eta: float
+    stopped: Bool[np.ndarray, " runs"] | None = None
 
     def names(self, *, static: bool = True) -> list[str]:
         """A name for each run, such as `rule=sgd,rate=0.1,seed=0`, with the static axes or not."""
@@ -71,14 +73,18 @@ class Progress(NamedTuple):
         return wanted
 
     def latest(self, variable: str | None = None) -> Float[np.ndarray, " runs"]:
-        """A variable at the last record (its mean, if it has axes of its own), NaN if diverged."""
+        """A variable at the last record (its mean, if it has axes of its own), NaN if out."""
         shown = self.variable(variable)
         values = np.zeros(self.runs) if shown is None else _scalars(self.trace[shown][:, -1:])[:, 0]
-        return np.where(self.alive & np.isfinite(values), values, np.nan)
+        counts = self.alive & np.isfinite(values)
+        if self.stopped is not None:
+            counts &= ~self.stopped
+        return np.where(counts, values, np.nan)
 
-    def diverged(self) -> Bool[np.ndarray, " runs"]:
-        """Which runs have: those that are not alive, and those whose `latest` is not finite."""
-        return np.isnan(self.latest())
+    def diverged(self, variable: str | None = None) -> Bool[np.ndarray, " runs"]:
+        """Which runs have: not alive or with a `latest` that is not finite, unless stopped."""
+        out = np.isnan(self.latest(variable))
+        return out if self.stopped is None else out & ~self.stopped
 
     def records(self, every: int = 1) -> Iterator[list[tuple[int, dict[str, float]]]]:
         """For each run in turn its records, as pairs of a step and the variables' scalars.
