@@ -77,6 +77,7 @@ _SUMS: dict[str, Rule] = {
     "reduce_prod": sums.reduce_product,
     "dot_general": sums.dot_general,
     "conv_general_dilated": sums.convolution,
+    "convolve": sums.convolution,  # of `bnrate.conv`, whose derivatives are tested against JAX
     "reduce_window_sum": sums.window_sum,
     "reduce_window_max": sums.window_extreme,
     "reduce_window_min": sums.window_extreme,

@@ -201,7 +201,7 @@ def _contracted(ledger: Ledger, a: Value, b: Value, axes: tuple[int, ...]) -> Va
 def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
     """A convolution: uniform along space, a contraction of the input channels of each group."""
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
-    if eqn.params["batch_group_count"] != 1:
+    if eqn.params["batch_group_count"] != 1 or eqn.params.get("runs", False):
         return uniform(ledger, eqn, a, kernel)[0]
     out = eqn.outvars[0].aval.shape
     batch, channels, *space = numbers.lhs_spec

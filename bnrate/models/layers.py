@@ -60,7 +60,7 @@ def per_example(norm: Callable[..., nn.Module]) -> Norm:
 
 
 def normalised(
-    layer: type[nn.Module],
+    layer: Callable[..., nn.Module],
     i: int,
     features: int,
     norm: Norm | None,

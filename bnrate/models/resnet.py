@@ -6,6 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from bnrate.conv import Conv
 from bnrate.models.layers import Norm, normalised
 
 # Kernel size and multiple of the stage's width, for each layer of a block.
@@ -59,7 +60,7 @@ class ResNet(nn.Module):
 
         def conv(x: Array, features: int, size: int, stride: int) -> Array:
             window = {"kernel_size": (size, size), "strides": (stride, stride)}
-            return normalised(nn.Conv, next(numbers), features, self.norm, x, train, **window)
+            return normalised(Conv, next(numbers), features, self.norm, x, train, **window)
 
         def residual(x: Array, width: int, stride: int) -> Array:
             branch = x

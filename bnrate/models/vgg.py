@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from bnrate.conv import Conv
 from bnrate.models.layers import Norm, normalised
 
 # For each layer the multiple of the width; 0 is a max-pooling.
@@ -38,7 +39,7 @@ class VGG(nn.Module):
         for multiple in _STAGES:
             if multiple:
                 features = multiple * self.width
-                x = normalised(nn.Conv, i, features, self.norm, x, train, kernel_size=(3, 3))
+                x = normalised(Conv, i, features, self.norm, x, train, kernel_size=(3, 3))
                 x = self.activation(x)
                 i += 1
             else:

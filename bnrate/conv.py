@@ -1,0 +1,343 @@
+"""A convolution whose gradients stay fast inside loops and under vmap over per-run kernels.
+
+A convolution is a trilinear form T(x, w, y) = <conv(x, w), y> of its input x, its kernel w and the
+cotangent y of its output.  The derivative of T by one of the three is a bilinear map of the other
+two, and of these three *faces* consist the derivatives of any order, forward or reverse: the output
+(by y), the input's gradient (by x) and the kernel's gradient (by w).  Each face is a primitive of
+its own here, computed in the way that is fastest on its platform:
+
+- XLA's CPU backend is fast in one layout, inputs NHWC and kernels HWIO, and turns others into it at
+  the top of a program only.  JAX's gradients have other layouts; inside loops they are slower by
+  one or two orders of magnitude.  Here the input's gradient is a convolution in the fast layout,
+  and the kernel's gradient a product of matrices.
+- vmap over runs that share one operand folds the runs into an axis that this operand lacks: into
+  the output channels if they share the input, into the batch if they share the kernel.  Of runs
+  that share none, the CPU takes one after the other; other platforms do what `jax.vmap` makes of
+  `jax.lax` (no GPU was at hand to find a better way).
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Inexact
+
+Inputs = Inexact[Array, "batch *space inputs"]
+Kernel = Inexact[Array, "*window fan outputs"]  # fan: the inputs of a group
+Outputs = Inexact[Array, "batch *places outputs"]
+
+# What a convolution multiplies, in the order of the operands, and the index that two of them share:
+# its axis in the one and in the other.
+_PLACES = ("input", "kernel", "output")
+_SHARED = {
+    ("input", "output"): (0, 0),
+    ("input", "kernel"): (-1, -2),
+    ("kernel", "output"): (-1, -1),
+}
+# As many images are taken at a time for a kernel's gradient: what is made of them fits the cache.
+_IMAGES = 8
+
+
+def convolve(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    **others: Any,
+) -> Array:
+    """`jax.lax.conv_general_dilated`, but its derivatives stay fast in loops and under vmap.
+
+    For inputs (batch, *space, channels) and kernels (*window, inputs, outputs), which are those of
+    flax.  Other layouts, other arguments, and arrays whose types name axes of a mesh are left to
+    `jax.lax`.
+
+    >>> x, w = jnp.ones((1, 4, 2)), jnp.ones((3, 2, 5))
+    >>> convolve(x, w, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))[0, :, 0]
+    Array([4., 6., 6., 4.], dtype=float32)
+    """
+    n = lhs.ndim - 2
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    window = {
+        "window_strides": tuple(window_strides),
+        "padding": padding,
+        "lhs_dilation": lhs_dilation,
+        "rhs_dilation": tuple(rhs_dilation or (1,) * n),
+        "dimension_numbers": numbers,
+        "feature_group_count": feature_group_count,
+        "precision": precision,
+    }
+    plain = functools.partial(lax.conv_general_dilated, **window, **others)
+    result = jax.eval_shape(plain, lhs, rhs)
+    layout = (tuple(numbers.lhs_spec), tuple(numbers.rhs_spec), tuple(numbers.out_spec))
+    last = tuple(range(1, n + 1))
+    ours = layout == ((0, n + 1, *last), (n + 1, n, *range(n)), (0, n + 1, *last))
+    inexact = jnp.issubdtype(result.dtype, jnp.inexact)
+    if n < 1 or others or not (ours and inexact) or _on_mesh(lhs) or _on_mesh(rhs):
+        return plain(lhs, rhs)
+    if isinstance(padding, str):
+        extents = _dilated(rhs.shape[:-2], window["rhs_dilation"])
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], extents, window_strides, padding)
+    window["padding"] = tuple((int(low), int(high)) for low, high in padding)
+    window["lhs_dilation"] = tuple(lhs_dilation or (1,) * n)
+    return _FACES["output"].bind(
+        lhs, rhs, shape=result.shape, runs=False, batch_group_count=1, **window
+    )
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
+"""flax's `Conv`, computed by `convolve`: the same parameters, names and results."""
+
+
+def _on_mesh(x: Array) -> bool:
+    """Whether an array's type says more than shape and dtype, which the primitives here drop.
+
+    How it varies over a mesh (`shard_map` with `check_vma=True`) or lies on it (explicit axes).
+    """
+    kind = jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)  # before jax 0.10 there was `vma` only
+    varies = bool(getattr(kind, "vma", ())) if manual is None else manual != type(manual)()
+    return varies or any(axis is not None for axis in kind.sharding.spec)
+
+
+def _dilated(sizes: Sequence[int], dilations: Sequence[int]) -> tuple[int, ...]:
+    return tuple(max(0, d * (n - 1) + 1) for n, d in zip(sizes, dilations, strict=True))
+
+
+def _wide(dtype: Any) -> Any:
+    """In which sums are kept."""
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+# The three faces, for one run.  Each takes the other two of its places.
+
+
+def _output(x: Inputs, w: Kernel, *, shape: tuple[int, ...], **window: Any) -> Outputs:
+    del shape
+    return lax.conv_general_dilated(x, w, **window)
+
+
+def _input_gradient(w: Kernel, y: Outputs, *, shape: tuple[int, ...], **window: Any) -> Inputs:
+    """As a convolution of y, spread out by the strides, with the kernel turned round."""
+    groups, dilations = window["feature_group_count"], window["rhs_dilation"]
+    extents = _dilated(w.shape[:-2], dilations)
+    padding = []
+    sizes = zip(
+        _dilated(shape[1:-1], window["lhs_dilation"]), extents,
+        _dilated(y.shape[1:-1], window["window_strides"]), window["padding"], strict=True,
+    )  # fmt: skip
+    for n, extent, places, (low, _) in sizes:
+        before = extent - 1 - low
+        padding.append((before, n + extent - 1 - places - before))
+    turned = lax.rev(w, range(w.ndim - 2))
+    turned = turned.reshape(*w.shape[:-1], groups, w.shape[-1] // groups)
+    turned = jnp.moveaxis(turned, (-3, -1), (-1, -3))  # (*window, outputs of a group, groups, in)
+    turned = turned.reshape(*w.shape[:-2], w.shape[-1] // groups, groups * w.shape[-2])
+    strides = {"window_strides": window["lhs_dilation"], "lhs_dilation": window["window_strides"]}
+    return lax.conv_general_dilated(y, turned, **{**window, **strides, "padding": padding})
+
+
+def _kernel_gradient(x: Inputs, y: Outputs, *, shape: tuple[int, ...], **window: Any) -> Kernel:
+    """As products of matrices, over a few images at a time."""
+    groups, lows = window["feature_group_count"], window["padding"]
+    if not y.size or not x.size:
+        return jnp.zeros(shape, x.dtype)
+    spread = [(*low, d - 1) for low, d in zip(lows, window["lhs_dilation"], strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
+    if groups > 1:
+        x = x.reshape(*x.shape[:-1], groups, -1)
+        y = y.reshape(*y.shape[:-1], groups, -1)
+    few = math.gcd(x.shape[0], _IMAGES)
+    product = functools.partial(_of_few, window=shape[:-2], **window)
+    product = product if groups == 1 else jax.vmap(product, in_axes=-2, out_axes=-2)
+
+    def add(total: Array, few: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + product(*few), None
+
+    batches = jax.tree.map(lambda a: a.reshape(-1, few, *a.shape[1:]), (x, y))
+    wide = _wide(x.dtype)
+    each = (*shape[:-1], groups, -1) if groups > 1 else shape
+    total = lax.scan(add, jnp.zeros(shape, wide).reshape(each), batches)[0]
+    return total.reshape(shape).astype(x.dtype)
+
+
+def _of_few(
+    x: Inputs,
+    y: Outputs,
+    *,
+    window: tuple[int, ...],
+    window_strides: Sequence[int],
+    rhs_dilation: Sequence[int],
+    precision: Any,
+    **_: Any,
+) -> Kernel:
+    """The kernel's gradient as one product of x, shifted by rows, and y, shifted by columns.
+
+    Entry (i, j) of the window is the sum over places of x shifted by (i, j) times y; shifting y by
+    -j in place of x saves copies of x.  With a stride along the columns only x can be shifted.
+    """
+    *places, columns = y.shape[1:-1]
+    last = window[-1] if window_strides[-1] == 1 else 1
+    width = columns + rhs_dilation[-1] * (last - 1)
+    sizes = (*places, width)
+    shifts = itertools.product(*map(range, (*window[:-1], window[-1] // last)))
+    limits = [s * (n - 1) + 1 for s, n in zip(window_strides, sizes, strict=True)]
+
+    def shifted(shift: Sequence[int]) -> Array:
+        starts = [i * d for i, d in zip(shift, rhs_dilation, strict=True)]
+        ends = [start + limit for start, limit in zip(starts, limits, strict=True)]
+        return lax.slice(
+            x, (0, *starts, 0), (x.shape[0], *ends, x.shape[-1]), (1, *window_strides, 1)
+        )
+
+    def padded(j: int) -> Array:
+        low = j * rhs_dilation[-1]
+        edges = [(0, 0)] * y.ndim
+        edges[-2] = (low, width - columns - low)
+        return jnp.pad(y, edges)
+
+    rows = jnp.concatenate([shifted(shift) for shift in shifts], -1)
+    cols = jnp.concatenate([padded(j) for j in range(last)], -1)
+    wide = _wide(x.dtype)
+    axes = tuple(range(y.ndim - 1))
+    both = lax.dot_general(
+        rows, cols, ((axes, axes), ((), ())), precision=precision, preferred_element_type=wide
+    )
+    both = both.reshape(*window[:-1], window[-1] // last, x.shape[-1], last, y.shape[-1])
+    return jnp.moveaxis(both, -2, -3).reshape(*window, x.shape[-1], y.shape[-1])
+
+
+# What JAX makes of them, for platforms on which that is good.
+
+
+def _plain_input_gradient(
+    w: Kernel, y: Outputs, *, shape: tuple[int, ...], **window: Any
+) -> Inputs:
+    like = jax.ShapeDtypeStruct(shape, w.dtype)
+    return jax.linear_transpose(lambda x: lax.conv_general_dilated(x, w, **window), like)(y)[0]
+
+
+def _plain_kernel_gradient(
+    x: Inputs, y: Outputs, *, shape: tuple[int, ...], **window: Any
+) -> Kernel:
+    like = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(lambda w: lax.conv_general_dilated(x, w, **window), like)(y)[0]
+
+
+# The three faces as primitives.
+
+
+def _operands(face: str) -> list[str]:
+    return [place for place in _PLACES if place != face]
+
+
+def _derivative(face: str, by: str) -> Callable[..., Array]:
+    """The cotangent of one operand: that operand's face, of the cotangent and the other operand."""
+
+    def rule(cotangent: Array, *operands: Any, **params: Any) -> Array:
+        values = dict(zip(_operands(face), operands, strict=True))
+        shape = values[by].aval.shape[1 if params["runs"] else 0 :]
+        values[face] = cotangent
+        others = [values[place] for place in _operands(by)]
+        return _FACES[by].bind(*others, **{**params, "shape": shape})
+
+    return rule
+
+
+def _batched(
+    face: str, operands: Sequence[Array], dims: Sequence[int | None], **params: Any
+) -> tuple[Array, int]:
+    """The face for many runs: folded into an axis if one operand is shared, or run by run."""
+    places, shape, runs = _operands(face), params["shape"], params["runs"]
+    size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
+    fronted = [
+        x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True)
+    ]
+    mapped = [place for place, d in zip(places, dims, strict=True) if d is not None]
+    first, second = (place for place in _PLACES if place in (face, mapped[0]))
+    axes = dict(zip((first, second), _SHARED[first, second], strict=True))
+    if len(mapped) == 1 and not runs and (axes[face] == 0 or params["feature_group_count"] == 1):
+        fold = functools.partial(_fold, axis=axes[mapped[0]])
+        folded = [fold(x) if p in mapped else x for p, x in zip(places, fronted, strict=True)]
+        axis = axes[face] % len(shape)
+        split = (*shape[:axis], size, *shape[axis:])
+        shape = (*shape[:axis], size * shape[axis], *shape[axis + 1 :])
+        result = _FACES[face].bind(*folded, **{**params, "shape": shape})
+        return result.reshape(split), axis
+    spread = [
+        jnp.broadcast_to(x, (size, *x.shape)) if d is None else x
+        for x, d in zip(fronted, dims, strict=True)
+    ]
+    if not runs:
+        return _FACES[face].bind(*spread, **{**params, "runs": True}), 0
+    merged = [x.reshape(-1, *x.shape[2:]) for x in spread]
+    result = _FACES[face].bind(*merged, **params)
+    return result.reshape(size, -1, *shape), 0
+
+
+def _fold(x: Array, axis: int) -> Array:
+    """The leading axis as the outer part of an axis of the rest."""
+    axis %= x.ndim - 1
+    sizes = x.shape[1:]
+    merged = (*sizes[:axis], x.shape[0] * sizes[axis], *sizes[axis + 1 :])
+    return jnp.moveaxis(x, 0, axis).reshape(merged)
+
+
+def _many(one: Callable[..., Array], each: Callable[..., Any]) -> Callable[..., Array]:
+    """A face for one run or, by `each`, for many."""
+
+    def way(a: Array, b: Array, *, runs: bool, **params: Any) -> Array:
+        face = functools.partial(one, **params)
+        return each(face, a, b) if runs else face(a, b)
+
+    return way
+
+
+def _one_by_one(face: Callable[..., Array], a: Array, b: Array) -> Array:
+    return lax.map(lambda operands: face(*operands), (a, b))
+
+
+def _together(face: Callable[..., Array], a: Array, b: Array) -> Array:
+    return jax.vmap(face)(a, b)
+
+
+@functools.cache
+def _compiled(face: str, **params: Any) -> Callable[..., Array]:
+    return jax.jit(functools.partial(_FACES[face].bind, **params))
+
+
+def _abstract(a: Any, b: Any, *, shape: tuple[int, ...], runs: bool, **_: Any) -> Any:
+    del b
+    return ShapedArray((*a.shape[:1], *shape) if runs else shape, a.dtype)
+
+
+def _made(face: str, on_cpu: Callable[..., Array], elsewhere: Callable[..., Array]) -> Primitive:
+    made = Primitive("convolve" if face == "output" else f"convolve_{face}")
+    made.def_impl(lambda *operands, **params: _compiled(face, **params)(*operands))
+    made.def_abstract_eval(_abstract)
+    ad.defbilinear(made, *(_derivative(face, by) for by in _operands(face)))
+    batching.primitive_batchers[made] = functools.partial(_batched, face)
+    elsewhere, on_cpu = _many(elsewhere, _together), _many(on_cpu, _one_by_one)
+    mlir.register_lowering(made, mlir.lower_fun(elsewhere, multiple_results=False))
+    mlir.register_lowering(made, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
+    return made
+
+
+_FACES = {
+    "output": _made("output", _output, _output),
+    "input": _made("input", _input_gradient, _plain_input_gradient),
+    "kernel": _made("kernel", _kernel_gradient, _plain_kernel_gradient),
+}
