@@ -1,13 +1,15 @@
 """The paper's experiments, one function per figure (Arora, Li & Lyu, ICLR 2019).
 
+Each takes a `Config` and the options of `sweep.run` that say where and how: `out`, `callbacks` ...
+
 >>> list(EXPERIMENTS)
 ['separate-rates', 'unified-rate', 'generalization']
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +17,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from bnrate import certify, invariance, models, results, sweep, train, transforms
+from bnrate import certify, invariance, models, sweep, train, transforms
 from bnrate import data as datasets
 from bnrate import groups as gr
 
 if TYPE_CHECKING:
     import xarray as xr
-
-Progress = Callable[[int, int], None]
 
 _DEFAULT_WIDTH = {"mlp": 128, "vgg": 64}
 _LIMITS = {
@@ -47,7 +47,8 @@ class Config:
       steps: Of each run.
       batch: Examples per step.
       stride: Record every so many steps.
-      executor: map takes the runs one after the other on each device, vmap all together.
+      executor: map takes the runs one after the other on each device, vmap all together that fit in
+        the memory; auto measures which is faster.
     """
 
     data: str = "digits"
@@ -58,7 +59,7 @@ class Config:
     steps: int = 1200
     batch: int = 128
     stride: int = 10
-    executor: Literal["map", "vmap"] = "map"
+    executor: Literal["auto", "map", "vmap"] = "auto"
 
 
 class Setting(NamedTuple):
@@ -79,21 +80,21 @@ SETTINGS = {
 }
 
 
-def separate_rates(config: Config, progress: Progress = lambda done, total: None) -> "xr.Dataset":
+def separate_rates(config: Config, **options: Any) -> "xr.Dataset":
     """Figure 1: rate 0.1 for the rest, the swept one for the scale-invariant parameters."""
     axes = {"rate_invariant": config.rates, "rate_rest": (0.1,)}
-    return _run(config, ("sgd-bn", "projected-bn"), axes, progress, "separate-rates")
+    return _run(config, ("sgd-bn", "projected-bn"), axes, "separate-rates", options)
 
 
-def unified_rate(config: Config, progress: Progress = lambda done, total: None) -> "xr.Dataset":
+def unified_rate(config: Config, **options: Any) -> "xr.Dataset":
     """Figure 2: one rate for all parameters, with and without normalisation."""
-    return _run(config, tuple(SETTINGS), {"rate": config.rates}, progress, "unified-rate")
+    return _run(config, tuple(SETTINGS), {"rate": config.rates}, "unified-rate", options)
 
 
-def generalization(config: Config, progress: Progress = lambda done, total: None) -> "xr.Dataset":
+def generalization(config: Config, **options: Any) -> "xr.Dataset":
     """Figure 3: test accuracy against the one rate for all parameters."""
     rules = ("sgd-bn", "projected-bn")
-    return _run(config, rules, {"rate": config.rates}, progress, "generalization")
+    return _run(config, rules, {"rate": config.rates}, "generalization", options)
 
 
 EXPERIMENTS = {
@@ -131,9 +132,10 @@ def _run(
     config: Config,
     rules: Sequence[str],
     rate_axes: dict[str, Sequence[float]],
-    progress: Progress,
     experiment: str,
+    options: dict[str, Any],
 ) -> "xr.Dataset":
+    """Sweep rules x rates x seeds; the options are those of `sweep.run`: out, callbacks ..."""
     check(config)
     data = datasets.load(config.data)
     if config.model == "vgg" and data.train_x.ndim != 4:
@@ -147,12 +149,19 @@ def _run(
         return setting_run(config, data, rule, groups(SETTINGS[rule].normalised))
 
     grid = {"rule": rules, **rate_axes, "seed": range(config.seeds)}
-    ds = sweep.run(make, grid, steps=config.steps, executor=config.executor, progress=progress)
-    ds = ds.assign_coords(
-        setting=("rule", [SETTINGS[rule].number for rule in rules]),
-        title=("rule", [SETTINGS[rule].title for rule in rules]),
+    return sweep.run(
+        make,
+        grid,
+        steps=config.steps,
+        executor=config.executor,
+        config={"experiment": experiment, **dataclasses.asdict(config)},
+        labels={
+            "setting": ("rule", [SETTINGS[rule].number for rule in rules]),
+            "title": ("rule", [SETTINGS[rule].title for rule in rules]),
+        },
+        attrs={"experiment": experiment},
+        **options,
     )
-    return ds.assign_attrs(experiment=experiment, **results.provenance(dataclasses.asdict(config)))
 
 
 def setting_run(config: Config, data: datasets.Data, rule: str, groups: gr.Groups) -> train.Run:

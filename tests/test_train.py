@@ -38,13 +38,18 @@ def small_run(rule=sgd, stride=1, loss=quotient):
     )
 
 
+def advance(run, state, records):
+    """That many records, as a sweep takes them."""
+    return jax.lax.scan(lambda state, _: run.advance(state), state, length=records)
+
+
 def point(rate=0.1, seed=0, **more):
     return {"rate": jnp.float32(rate), "seed": jnp.int32(seed), **more}
 
 
 def test_a_run_is_the_loop_that_one_would_write():
     run = small_run()
-    state, trace = run.advance(run.init(point(0.3, 5)), 6)
+    state, trace = advance(run, run.init(point(0.3, 5)), 6)
 
     params_key, batch_key = jax.random.split(jax.random.key(5))
     w, b = jax.random.normal(params_key, (3,)), jnp.float32(1)
@@ -65,8 +70,8 @@ def test_a_run_is_the_loop_that_one_would_write():
 @pytest.mark.parametrize("stride", [2, 3, 6])
 def test_stride_thins_the_record_and_changes_nothing_else(stride):
     every, thin = small_run(), small_run(stride=stride)
-    state, trace = every.advance(every.init(point()), 12)
-    thin_state, thin_trace = thin.advance(thin.init(point()), 12 // stride)
+    state, trace = advance(every, every.init(point()), 12)
+    thin_state, thin_trace = advance(thin, thin.init(point()), 12 // stride)
     chex.assert_trees_all_close(thin_trace, jax.tree.map(lambda x: x[::stride], trace), rtol=1e-5)
     chex.assert_trees_all_close(thin_state.params, state.params, rtol=1e-5)
     assert thin_state.step == 12
@@ -74,9 +79,9 @@ def test_stride_thins_the_record_and_changes_nothing_else(stride):
 
 def test_chunks_continue_where_the_last_ended():
     run = small_run()
-    whole, trace = run.advance(run.init(point()), 10)
-    first, early = run.advance(run.init(point()), 4)
-    second, late = run.advance(first, 6)
+    whole, trace = advance(run, run.init(point()), 10)
+    first, early = advance(run, run.init(point()), 4)
+    second, late = advance(run, first, 6)
     chex.assert_trees_all_equal(second.params, whole.params)
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
     chex.assert_trees_all_equal(joined, trace)
@@ -89,7 +94,7 @@ def test_rates_and_seed_are_traced():
     def go(p):
         traces.append(1)
         run = small_run()
-        return run.finish(run.advance(run.init(p), 3)[0])
+        return run.finish(advance(run, run.init(p), 3)[0])
 
     results = [go(point(rate, seed)) for rate in (0.1, 1.0) for seed in (0, 1)]
     assert len(traces) == 1
@@ -105,7 +110,7 @@ def test_two_rates_or_one():
     assert (two.invariant, two.rest) == (jnp.float32(3), jnp.float32(0.1))
     run = small_run()
     p = {"rate_invariant": jnp.float32(5), "rate_rest": jnp.float32(0), "seed": jnp.int32(0)}
-    state, trace = run.advance(run.init(p), 2)
+    state, trace = advance(run, run.init(p), 2)
     assert state.params["b"] == 1
     np.testing.assert_allclose(trace["effective_rate"] * trace["norm2"], 5, rtol=1e-6)
 
@@ -116,14 +121,14 @@ def test_divergence_is_dated():
         return 1e30 * params["b"] + params["b"] ** 2 + 0 * jnp.sum(params["w"]), extra + 1
 
     run = small_run(loss=exploding)
-    state, trace = run.advance(run.init(point(1.0)), 5)
+    state, trace = advance(run, run.init(point(1.0)), 5)
     assert jnp.isfinite(trace["loss"][0])
     assert not jnp.isfinite(trace["loss"][1])
     final = run.finish(state)
     assert final["diverged"]
     assert final["diverged_at"] == 1
     well = small_run()
-    final = well.finish(well.advance(well.init(point()), 5)[0])
+    final = well.finish(advance(well, well.init(point()), 5)[0])
     assert not final["diverged"]
     assert final["diverged_at"] == -1
 
@@ -133,7 +138,7 @@ def test_parameters_that_overflow_count_as_diverged_though_the_loss_is_finite():
         return jnp.tanh(params["b"] * 0) + 1e20 * params["b"] + 0 * jnp.sum(params["w"]), extra
 
     run = small_run(loss=flat)
-    state, _ = run.advance(run.init(point(1e20)), 1)
+    state, _ = advance(run, run.init(point(1e20)), 1)
     assert run.finish(state)["diverged_at"] == 0
 
 
@@ -155,8 +160,8 @@ def test_by_default_the_final_loss_is_that_of_the_next_batch():
         batch=lambda key, step: jax.random.uniform(jax.random.fold_in(key, step), (3,)),
         rule=sgd,
     )
-    state, _ = run.advance(run.init(point()), 3)
-    _, trace = run.advance(state, 1)
+    state, _ = advance(run, run.init(point()), 3)
+    _, trace = advance(run, state, 1)
     np.testing.assert_allclose(run.finish(state)["final_loss"], trace["loss"][0], rtol=1e-6)
 
 
@@ -211,7 +216,7 @@ def traces_of(run, dtype, steps=150):
     @jax.jit
     def trace_of(rate):
         rates = {"rate_invariant": rate, "rate_rest": jnp.asarray(0.1, dtype)}
-        return run.advance(run.init({**rates, "seed": jnp.int32(1)}), steps)[1]
+        return advance(run, run.init({**rates, "seed": jnp.int32(1)}), steps)[1]
 
     return [(rate, trace_of(jnp.asarray(rate, dtype))) for rate in (0.01, 1.0, 100.0)]
 

@@ -1,4 +1,4 @@
-"""The command line: `bnrate list | run NAME | plot DIR | certify LOSS | lint TREATMENT.json`.
+"""The command line: `bnrate list | run | merge | plot | certify | lint`.
 
 A room per idea: `running` has the experiments, `programs` names the losses that may be certified,
 `proving` has the certificates and what is held against them.
@@ -23,7 +23,7 @@ except ModuleNotFoundError as missing:
 
 from bnrate.cli import proving, running
 from bnrate.cli.proving import Certify, Lint
-from bnrate.cli.running import List, Plot, Run
+from bnrate.cli.running import List, Merge, Plot, Run
 
 __all__ = ["main"]
 
@@ -31,7 +31,7 @@ __all__ = ["main"]
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; bad input ends with one line on the standard error and status 2."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"list": List, "run": Run, "plot": Plot, "certify": Certify, "lint": Lint},
+        {"list": List, "run": Run, "merge": Merge, "plot": Plot, "certify": Certify, "lint": Lint},
         prog="bnrate",
         description="Normalised networks tune their own learning rate: see it, measure it.",
         args=args,
@@ -44,6 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 running.list_experiments()
             case Run():
                 running.run(command)
+            case Merge():
+                running.merge(command)
             case Plot():
                 running.plot(command)
             case Certify():
@@ -57,8 +59,9 @@ def _plain_errors() -> Iterator[None]:
     """Bad input, refused by this package, is one line; a fault elsewhere keeps its traceback."""
     try:
         yield
-    except KeyboardInterrupt:
-        print("bnrate: stopped; a file is written whole at the end, or not at all", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        said = str(stopped) or "stopped; a file is written whole at the end, or not at all"
+        print(f"bnrate: {said}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

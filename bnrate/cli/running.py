@@ -1,18 +1,19 @@
-"""Experiments: `bnrate list`, `bnrate run NAME`, `bnrate plot FOLDER`."""
+"""Experiments: `bnrate list`, `run NAME`, `merge FOLDER ...`, `plot FOLDER`."""
 
 import contextlib
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
-from tqdm.auto import tqdm
 
-from bnrate import experiments, plots, results
+from bnrate import experiments, plots, results, sweep
+from bnrate.cli.programs import optional
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,14 +33,35 @@ class Run:
     Attributes:
       name: Which experiment; `bnrate list` shows them.
       config: What it runs on.
-      out: Folder to write; runs/NAME if not given.
-      overwrite: Replace a result that is there.
+      out: Folder to write; runs/NAME if not given.  What is unfinished there is resumed.
+      overwrite: Replace what is there.
+      resume_anyway: Resume even if versions, executor or config differ, as long as the runs are the
+        same.
+      shard: Compute only the shard i of n, for example 0/8, to be merged later; in a SLURM array it
+        is the task's if not given.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     config: tyro.conf.OmitArgPrefixes[experiments.Config] = dataclasses.field(
         default_factory=experiments.Config
     )
+    out: str | None = None
+    overwrite: bool = False
+    resume_anyway: bool = False
+    shard: Annotated[str | None, optional("I/N")] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Merge:
+    """Put the shards of an experiment together: prints the tables, writes result and pictures.
+
+    Attributes:
+      folders: Where the shards were written (--out), one or several.
+      out: Folder to write; the first of them if not given.
+      overwrite: Replace a result that is there.
+    """
+
+    folders: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...")]
     out: str | None = None
     overwrite: bool = False
 
@@ -76,22 +98,56 @@ def run(command: Run) -> None:
         hint = f"did you mean '{close[0]}'? " if close else ""
         known = ", ".join(experiments.EXPERIMENTS)
         raise ValueError(f"unknown experiment '{command.name}'; {hint}there are: {known}")
-    _one_device_per_core()
-    out = Path("runs") / command.name if command.out is None else Path(command.out)
     if command.out == "":
         raise ValueError("--out is empty; name a folder")
-    with results.writing(out, command.overwrite) as folder:
-        with tqdm(unit="step", desc=command.name, disable=None) as bar:
+    out = Path("runs") / command.name if command.out is None else Path(command.out)
+    shard = _shard(command.shard)
+    _one_device_per_core()
+    sweep.cache_compilations()
+    complete = (out / "results.zarr").exists() and not command.overwrite
+    ds = experiments.EXPERIMENTS[command.name](
+        command.config,
+        out=out,
+        resume="anyway" if command.resume_anyway else True,
+        overwrite=command.overwrite,
+        shard=shard,
+        callbacks=[sweep.Terminal()],
+    )
+    if shard is not None:
+        print(f"shard {shard[0]} of {shard[1]} is done; when all are: bnrate merge {out}")
+        return
+    if complete:
+        print(f"complete already in {out}; --overwrite runs it anew\n")
+    _show(ds, out)
 
-            def progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
 
-            ds = experiments.EXPERIMENTS[command.name](command.config, progress)
-        results.save(ds, folder)
+def merge(command: Merge) -> None:
+    """Put the shards of an experiment together."""
+    if not command.folders:
+        raise ValueError("name the folders of the shards")
+    out = Path(command.out or command.folders[0])
+    _show(results.merge(command.folders, out, overwrite=command.overwrite), out)
+
+
+def _show(ds: "xr.Dataset", out: Path) -> None:
+    with results.writing(out, overwrite=True) as folder:
         _draw(ds, folder)
     print(report(ds))
     print(f"\nwritten: {', '.join(str(path) for path in sorted(out.iterdir()))}")
+
+
+def _shard(given: str | None) -> tuple[int, int] | None:
+    """I/N as numbers; by default the place of this task in a SLURM array."""
+    if given is None:
+        task, count, first, step = (
+            int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", default))
+            for name, default in (("ID", 0), ("COUNT", 1), ("MIN", 0), ("STEP", 1))
+        )
+        return ((task - first) // step, count) if count > 1 else None
+    match = re.fullmatch(r"(\d+)/(\d+)", given)
+    if match is None:
+        raise ValueError(f"--shard must be I/N with 0 <= I < N, for example 0/8; got '{given}'")
+    return int(match[1]), int(match[2])
 
 
 def report(ds: "xr.Dataset") -> str:

@@ -3,18 +3,45 @@
 The only room that writes to disk.
 """
 
+from bnrate.results.assembly import STATUS, join
 from bnrate.results.folders import load, save, writing
+from bnrate.results.parts import (
+    Part,
+    Share,
+    finish,
+    finished,
+    in_memory,
+    merge,
+    opened,
+    together,
+    unfinished,
+)
+from bnrate.results.plans import Combination, Plan, Variable
 from bnrate.results.provenance import provenance
 from bnrate.results.reducers import counted, curves, over_seeds, rate_dim, tuning_freedom
 
 __all__ = [
+    "STATUS",
+    "Combination",
+    "Part",
+    "Plan",
+    "Share",
+    "Variable",
     "counted",
     "curves",
+    "finish",
+    "finished",
+    "in_memory",
+    "join",
     "load",
+    "merge",
+    "opened",
     "over_seeds",
     "provenance",
     "rate_dim",
     "save",
+    "together",
     "tuning_freedom",
+    "unfinished",
     "writing",
 ]

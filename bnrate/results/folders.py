@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 STORE = "results.zarr"
+WORK = ".sweep"
 _SCRATCH = ".writing-"
-_ADVICE = "choose another folder (--out)"
+ADVICE = "choose another folder (--out)"
 
 
 @contextlib.contextmanager
@@ -34,20 +35,20 @@ def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     folder = Path(folder).resolve()
     try:
-        _check_target(folder, overwrite)
+        check_target(folder, overwrite)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
     except OSError as error:
-        raise ValueError(f"cannot write to '{folder}': {error.strerror}; {_ADVICE}") from error
+        raise ValueError(f"cannot write to '{folder}': {error.strerror}; {ADVICE}") from error
     try:
         yield scratch
-        _check_target(folder, overwrite)
+        check_target(folder, overwrite)
         for entry in sorted(scratch.iterdir()):
             _move(entry, folder / entry.name)
         created = []
     except OSError as error:
-        raise ValueError(f"could not write to '{folder}': {error}; {_ADVICE}") from error
+        raise ValueError(f"could not write to '{folder}': {error}; {ADVICE}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         for path in created:
@@ -55,17 +56,18 @@ def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
                 path.rmdir()
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder with anything in it (but scratch), or to replace what is not ours."""
+def check_target(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder with anything in it (but work), or to replace what is not ours."""
     inside = folder.iterdir() if folder.exists() else []
-    entries = sorted(path.name for path in inside if not path.name.startswith(_SCRATCH))
+    ours = (_SCRATCH, WORK)
+    entries = sorted(path.name for path in inside if not path.name.startswith(ours))
     if entries and not overwrite:
         raise ValueError(
-            f"'{folder}' is not empty, it has {', '.join(entries[:3])}; {_ADVICE}, "
+            f"'{folder}' is not empty, it has {', '.join(entries[:3])}; {ADVICE}, "
             "or replace the result in it (--overwrite)"
         )
     if STORE in entries and not _is_result(folder / STORE):
-        raise ValueError(f"'{folder / STORE}' is not a result of bnrate; {_ADVICE}")
+        raise ValueError(f"'{folder / STORE}' is not a result of bnrate; {ADVICE}")
 
 
 def _is_result(store: Path) -> bool:
@@ -122,8 +124,12 @@ def load(folder: str | Path) -> "xr.Dataset":
 
 
 def _with_strings(ds: "xr.Dataset", dtype: Any) -> "xr.Dataset":
-    """The Dataset with its coordinates of strings in one of numpy's two ways to hold them."""
-    strings = {name: c for name, c in ds.coords.items() if c.dtype.kind in "UT"}
-    return ds.assign_coords(
-        {name: (c.dims, np.array(c.values.tolist(), dtype)) for name, c in strings.items()}
-    )
+    """The Dataset with its strings in one of numpy's two ways to hold them."""
+    strings = {
+        name: (variable.dims, np.array(variable.values.tolist(), dtype))
+        for name, variable in ds.variables.items()
+        if variable.dtype.kind in "UT"
+    }
+    return ds.assign(
+        {name: strings[name] for name in strings if name in ds.data_vars}
+    ).assign_coords({name: strings[name] for name in strings if name in ds.coords})

@@ -1,7 +1,8 @@
 """What a Dataset of runs says.
 
-In every reducer a diverged run counts as worst: its loss is infinite, its accuracy zero, so that it
-can never be the best.
+In every reducer a run that has diverged, or was stopped early, counts as worst: its loss is
+infinite, its accuracy zero, so that it can never be the best.  A run that is not there (`status` is
+"absent" or "unfinished") is NaN and does not count at all.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ _RATE_DIMS = ("rate", "rate_invariant")
 
 
 def counted(ds: "xr.Dataset", name: str) -> "xr.DataArray":
-    """A final value of each run, with the worst possible value for the diverged ones.
+    """A final value of each run, with the worst possible value for the diverged and stopped ones.
 
     Raises:
       ValueError: not a final value of which the worst is known, or not in the Dataset.
@@ -25,8 +26,11 @@ def counted(ds: "xr.Dataset", name: str) -> "xr.DataArray":
         raise ValueError(f"unknown final value {name!r}; choose one of {', '.join(_WORST)}")
     if name not in ds:
         raise ValueError(f"the Dataset has no {name!r}; the runs' `evaluate` must return it")
-    finite = np.isfinite(ds[name]) & ~ds["diverged"]
-    return ds[name].where(finite, _WORST[name])
+    good = np.isfinite(ds[name]) & ~ds["diverged"]
+    if "status" not in ds:
+        return ds[name].where(good, _WORST[name])
+    there = ~ds["status"].isin(["absent", "unfinished"])
+    return ds[name].where(good & (ds["status"] != "stopped"), _WORST[name]).where(there)
 
 
 def over_seeds(ds: "xr.Dataset", name: str) -> "xr.Dataset":

@@ -1,0 +1,225 @@
+"""Which way to execute runs is the fastest here: measured, not guessed.
+
+A way is timed on a few records of the very runs.  The search starts from what is usually best on
+the platform and tries the compiler's options and other widths as long as they gain, but spends no
+more than a tenth of what the sweep will take.  The choice is remembered in the user's cache folder.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+import bnrate
+from bnrate.sweep import caching, programs
+from bnrate.sweep.programs import Layout, Way
+from bnrate.sweep.runs import Traced
+
+_BUDGET = 0.1  # of the time that the sweep will take
+_GAIN = 0.97  # another way must take less than this share of the time
+_SECONDS, _REPEATS = 0.1, 3
+_OPTIONS = {
+    # Elementwise work around matrix products and convolutions on all threads of the device.
+    "cpu": (("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_ELTWISE"),),
+}
+
+
+class Chosen(NamedTuple):
+    """A way, the program compiled in it, and how it was found, in words."""
+
+    way: Way
+    place: Layout
+    advance: Any
+    how: str
+
+
+class Work(NamedTuple):
+    """What there is to execute: the runs of one combination on the devices of this process.
+
+    Attributes:
+      traced: the run.
+      points: of all runs, by name.
+      devices: that share them.
+      chunk: records of a chunk.
+      records: of a run.
+    """
+
+    traced: Traced
+    points: Mapping[str, np.ndarray]
+    devices: Sequence[jax.Device]
+    chunk: int
+    records: int
+
+    @property
+    def runs(self) -> int:
+        """How many there are."""
+        return len(next(iter(self.points.values())))
+
+    @property
+    def share(self) -> int:
+        """Runs of each device."""
+        return -(-self.runs // len(self.devices))
+
+
+def compiled(work: Work, way: Way, how: str = "as asked for") -> Chosen:
+    """Compile the runs in one way.
+
+    Raises:
+      ValueError: they do not fit in the memory.
+    """
+    chosen = _compiled(work, way, how)
+    needed, free = programs.needed_bytes(chosen.advance), programs.free_bytes(work.devices[0])
+    if needed > free:
+        raise ValueError(
+            f"{work.share} runs, {way}, need {needed / 2**30:.2f} GiB on each device, and "
+            f"{free / 2**30:.2f} GiB are free; make the network, the batch or the width smaller, "
+            "record less at a time (chunk), or spread the runs over more devices or shards"
+        )
+    return chosen
+
+
+def narrowed(work: Work, chosen: Chosen, going: int) -> Chosen:
+    """The same with half the width, or a quarter ..., where `going` runs on a device still fit.
+
+    The rows stay where they are; one batch is enough for those that go on.
+    """
+    width = chosen.place.width
+    while width // 2 >= max(1, going):
+        width //= 2
+    if width == chosen.place.width:
+        return chosen
+    place, way = chosen.place._replace(width=width), Way(width, chosen.way.options)
+    advance = programs.compiled_advance(work.traced, place, way, work.chunk)
+    return Chosen(way, place, advance, chosen.how)
+
+
+def widest(work: Work) -> Chosen:
+    """Compile for as many runs at a time as fit in the memory.
+
+    Raises:
+      ValueError: not even one at a time does.
+    """
+    width, free = work.share, programs.free_bytes(work.devices[0])
+    while True:
+        chosen = _compiled(work, Way(width), "all that fit in the memory")
+        needed = programs.needed_bytes(chosen.advance)
+        if width == 1 or needed <= free:
+            return compiled(work, chosen.way) if needed > free else chosen
+        width = max(1, min(width // 2, int(width * free / needed)))
+
+
+def fastest(work: Work) -> Chosen:
+    """Measure, within the budget, and take the fastest way that fits in the memory.
+
+    Raises:
+      ValueError: not even one run at a time fits.
+    """
+    key = _key(work)
+    known = caching.ways().get(key)
+    if known is not None:
+        return compiled(work, Way.from_json(known), "the fastest when measured before")
+    search = _Search(work)
+    chosen = search.run()
+    if search.complete:
+        caching.remember_way(key, chosen.way.to_json())
+    return chosen
+
+
+class _Search:
+    """Climb from one way to the next as long as it gains and the budget lasts."""
+
+    def __init__(self, work: Work):
+        self.work = work
+        self.complete = True
+        self.tried: list[str] = []
+        self.start = time.perf_counter()
+        on_cpu = work.devices[0].platform == "cpu"
+        self.best = compiled(work, Way(1)) if on_cpu else widest(work)
+        self.compiling = time.perf_counter() - self.start
+        self.state = _state(work, self.best.place)
+        self.records = self._enough()
+
+    def run(self) -> Chosen:
+        """The best way found."""
+        for option in _OPTIONS.get(self.work.devices[0].platform, ()):
+            self._try(Way(self.best.way.width, (option,)))
+        for narrower in (False, True):
+            while self._try(Way(self._next(narrower), self.best.way.options)):
+                pass
+        others = f", against {'; '.join(self.tried)}" if self.tried else ""
+        how = "the fastest measured" if self.complete else "the usual; measuring would cost more"
+        return self.best._replace(how=how + others)
+
+    def _next(self, narrower: bool) -> int:
+        width = self.best.way.width
+        return max(1, width // 4) if narrower else min(self.work.share, 4 * width)
+
+    def _try(self, way: Way) -> bool:
+        """Whether another way is better; it is then the best."""
+        if way == self.best.way or str(way) in self.tried or not self.complete:
+            return False
+        spent = time.perf_counter() - self.start
+        if spent + self.compiling > _BUDGET * self._total_seconds():
+            self.complete = False
+            return False
+        self.tried.append(str(way))
+        try:
+            other = compiled(self.work, way)
+        except (jax.errors.JaxRuntimeError, ValueError):  # an unknown option; too little memory
+            return False
+        times = [(self._seconds(self.best), self._seconds(other)) for _ in range(_REPEATS)]
+        old, new = map(min, zip(*times, strict=True))
+        if new >= _GAIN * old:
+            return False
+        self.tried[-1] = str(self.best.way)
+        self.best = other
+        return True
+
+    def _enough(self) -> int:
+        """Records that take long enough to be timed."""
+        self._seconds(self.best, 1)
+        once = self._seconds(self.best, 1)
+        return max(1, min(self.work.chunk, round(_SECONDS / once)))
+
+    def _total_seconds(self) -> float:
+        per_record = self._seconds(self.best) / self.records
+        return per_record * self.work.share * self.work.records
+
+    def _seconds(self, one: Chosen, records: int | None = None) -> float:
+        """Of one run and `records` records, from one batch on each device."""
+        state = _laid_out(self.state, one.place)
+        batches = jax.device_put(np.ones(one.place.mesh.size, np.int32), one.place.sharding)
+        bound = jnp.int32(self.records if records is None else records)
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        jax.block_until_ready(one.advance(state, batches, bound))
+        return (time.perf_counter() - start) / one.way.width
+
+
+def _compiled(work: Work, way: Way, how: str) -> Chosen:
+    place = programs.layout(work.runs, way.width, work.devices)
+    return Chosen(way, place, programs.compiled_advance(work.traced, place, way, work.chunk), how)
+
+
+def _state(work: Work, place: Layout) -> PyTree:
+    return programs.programs(work.traced, place).init(place.points(work.points))
+
+
+def _laid_out(state: PyTree, place: Layout) -> PyTree:
+    """A copy of the first states, as many as another layout has rows."""
+    rows = np.arange(len(place.owner)) % jax.tree.leaves(state)[0].shape[0]
+    return jax.device_put(jax.tree.map(lambda leaf: leaf[rows], state), place.sharding)
+
+
+def _key(work: Work) -> str:
+    """The problem, the devices and the versions."""
+    said = [work.traced.fingerprint, work.devices[0].device_kind, len(work.devices), work.share]
+    said += [os.cpu_count(), bnrate.__version__, jax.__version__]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
