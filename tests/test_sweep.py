@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bnrate import sweep
+from bnrate.sweep import execution, grids, programs, runs, tuning
 
 GRID = {"rule": ["plain", "double"], "rate": [0.1, 0.5, 1.9], "start": [1, 2]}
 
@@ -19,24 +20,22 @@ class Quadratic:
         self.names = ("x", "y") if rule == "plain" else ("y", "z", "x")
         self.dims = {"loss": (), "w": ("coordinate",)}
         self.coords = {"coordinate": self.names}
-        self.inits = 0
 
     def init(self, point):
-        self.inits += 1
         return {
             "w": jnp.full(len(self.names), point["start"].astype(jnp.float32)),
             "rate": point["rate"],
         }
 
-    def advance(self, state, records):
-        def step(state, _):
-            def once(_, w):
-                return w - self.k * state["rate"] * w
+    def advance(self, state):
+        def once(_, w):
+            return w - self.k * state["rate"] * w
 
-            record = {"loss": jnp.sum(state["w"] ** 2), "w": state["w"]}
-            return {**state, "w": jax.lax.fori_loop(0, self.stride, once, state["w"])}, record
+        record = {"loss": jnp.sum(state["w"] ** 2), "w": state["w"]}
+        return {**state, "w": jax.lax.fori_loop(0, self.stride, once, state["w"])}, record
 
-        return jax.lax.scan(step, state, length=records)
+    def alive(self, state):
+        return jnp.all(jnp.isfinite(state["w"]))
 
     def finish(self, state):
         return {"final": state["w"][0], "grown": state["w"][0] > 1}
@@ -46,13 +45,28 @@ def by_hand(rule, rate, start, t):
     return start * (1 - {"plain": 1, "double": 2}[rule] * rate) ** t
 
 
-@pytest.mark.parametrize("executor", sweep.EXECUTORS)
+WAYS = {
+    "map": {"executor": "map"},
+    "two at a time": {"executor": "map", "width": 2},
+    "vmap": {"executor": "vmap"},
+    "auto": {"executor": "auto"},
+}
+
+
+def work_of(grid, devices):
+    """What there is to execute of the plain quadratic."""
+    points = grids.read(grid).points
+    return tuning.Work(runs.trace(Quadratic(), points), points, jax.devices()[:devices], 10, 100)
+
+
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+@each_way
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("chunk", [None, 1, 3, 7])
-def test_every_point_of_the_grid_is_run(executor, devices, chunk):
-    ds = sweep.run(
-        Quadratic, GRID, steps=7, chunk=chunk, executor=executor, devices=jax.devices()[:devices]
-    )
+def test_every_point_of_the_grid_is_run(way, devices, chunk):
+    ds = sweep.run(Quadratic, GRID, steps=7, chunk=chunk, devices=jax.devices()[:devices], **way)
     assert dict(ds.sizes) == {"rule": 2, "rate": 3, "start": 2, "step": 7, "coordinate": 3}
     assert ds["loss"].dims == ("rule", "rate", "start", "step")
     assert ds["final"].dims == ("rule", "rate", "start")
@@ -84,72 +98,67 @@ def test_runs_that_do_not_divide_by_the_devices(n):
     )
 
 
-def test_one_compilation_per_static_combination():
-    made = {}
-
-    def make(rule):
-        made[rule] = Quadratic(rule)
-        return made[rule]
-
-    sweep.run(
-        make,
-        {"rule": ["plain", "double"], "rate": np.linspace(0.1, 1, 9), "start": [1, 2]},
-        steps=4,
+@pytest.fixture
+def compilations(monkeypatch):
+    """The programs that are compiled, by what they do."""
+    seen = []
+    compiled = programs.compiled_advance
+    monkeypatch.setattr(
+        programs, "compiled_advance", lambda *args: seen.append(args[2]) or compiled(*args)
     )
-    assert {rule: run.inits for rule, run in made.items()} == {"plain": 1, "double": 1}
+    return seen
 
 
-def test_no_compilation_per_chunk():
+@pytest.mark.parametrize("way", [WAYS["map"], WAYS["vmap"]], ids=["map", "vmap"])
+def test_one_compilation_per_static_combination(way, compilations):
+    grid = {"rule": ["plain", "double"], "rate": np.linspace(0.1, 1, 9), "start": [1, 2]}
+    sweep.run(Quadratic, grid, steps=40, chunk=7, **way)
+    assert len(compilations) == 2
+
+
+def test_no_trace_per_rate_or_chunk():
     class Counted(Quadratic):
         advances = 0
 
-        def advance(self, state, records):
+        def advance(self, state):
             Counted.advances += 1
-            return super().advance(state, records)
+            return super().advance(state)
 
-    sweep.run(Counted, {"rate": [0.1], "start": [1]}, steps=100, chunk=5)
-    assert Counted.advances == 1
+    counts = []
+    for rates, chunk in (([0.1], 100), (np.linspace(0.1, 1, 9), 3)):
+        Counted.advances = 0
+        grid = {"rate": rates, "start": [1]}
+        sweep.run(Counted, grid, steps=100, chunk=chunk, executor="map")
+        counts.append(Counted.advances)
+    assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("executor", sweep.EXECUTORS)
-def test_the_same_sweep_twice_is_bitwise_equal(executor):
-    one, two = (sweep.run(Quadratic, GRID, steps=20, executor=executor) for _ in range(2))
+@each_way
+def test_the_same_sweep_twice_is_bitwise_equal(way):
+    one, two = (sweep.run(Quadratic, GRID, steps=20, **way) for _ in range(2))
     assert one.identical(two)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("executor", sweep.EXECUTORS)
-def test_the_executor_is_the_one_that_was_asked_for(executor, devices, monkeypatch):
-    """Map takes one run after the other, vmap all of a device's share; on as many as were asked."""
-    shares, meshes = [], []
-
-    class Seen(Quadratic):
-        def init(self, point):
-            state = super().init(point)
-            shares.append(jax.typeof(state["rate"]).shape)
-            return state
-
-    def lax_map(f, xs):
-        shares.append("one by one")
-        return jax.lax.scan(lambda _, x: (None, f(x)), None, xs)[1]
-
-    place = sweep._Placement.__call__
-    monkeypatch.setattr(jax.lax, "map", lax_map)
-    monkeypatch.setattr(
-        sweep._Placement,
-        "__call__",
-        lambda self, f: meshes.append(self.mesh.size) or place(self, f),
-    )
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_runs_are_taken_as_asked_for(width, devices):
+    """So many at a time, on as many devices; in a batch of one there is no axis for the batch."""
     grid = {"rate": [0.1, 0.2, 0.3, 0.4], "start": [1]}
-    sweep.run(Seen, grid, steps=2, executor=executor, devices=jax.devices()[:devices])
-    assert ("one by one" in shares) == (executor == "map")
-    assert set(meshes) == {devices}
+    work = work_of(grid, devices)
+    width = min(width, work.share)
+    chosen = tuning.compiled(work, programs.Way(width))
+    assert chosen.place.mesh.size == devices
+    assert (f"= f32[{width},2]{{1,0}} multiply" in chosen.advance.as_text()) == (width > 1)
 
 
 def test_executors_agree():
-    one, two = (sweep.run(Quadratic, GRID, steps=20, executor=e) for e in sweep.EXECUTORS)
-    np.testing.assert_allclose(one["w"], two["w"], rtol=1e-5)
-    assert one.attrs == {"executor": "map", "devices": 2, "chunk": 2}
+    executed = [sweep.run(Quadratic, GRID, steps=20, **way) for way in WAYS.values()]
+    for one in executed[1:]:
+        np.testing.assert_allclose(one["w"], executed[0]["w"], rtol=1e-5)
+    asked = {"executor": "map", "width": 2, "devices": 2, "chunk": 2}
+    assert asked.items() <= executed[1].attrs.items()
+    assert executed[1].attrs["executed"] == ["2 at a time: as asked for"]
+    assert "one at a time" in executed[3].attrs["executed"][0]
 
 
 def test_stride_sets_the_step_coordinate():
@@ -159,17 +168,118 @@ def test_stride_sets_the_step_coordinate():
     np.testing.assert_allclose(w, 0.9 ** np.arange(0, 20, 5), rtol=1e-5)
 
 
-def test_progress_reaches_the_end_in_steps():
+def test_callbacks_are_told_of_every_chunk():
     seen = []
-    sweep.run(Quadratic, GRID, steps=10, chunk=4, progress=lambda *at: seen.append(at))
-    assert seen == [(4, 20), (8, 20), (10, 20), (14, 20), (18, 20), (20, 20)]
+
+    class Listener:
+        def on_start(self, progress):
+            seen.append(("start", progress.done))
+
+        def on_chunk(self, progress):
+            records = slice(progress.steps[0], progress.steps[-1] + 1)
+            seen.append((progress.combination["rule"], progress.done, progress.total))
+            traces.append((progress.combination["rule"], records, progress.trace["loss"]))
+            assert progress.eta >= 0
+            assert progress.points["rate"].tolist() == list(np.repeat(GRID["rate"], 2))
+
+        def on_end(self, ds):
+            seen.append(("end", ds))
+
+    traces = []
+    ds = sweep.run(Quadratic, GRID, steps=10, chunk=4, callbacks=[Listener()])
+    plain = [("plain", 4, 20), ("plain", 8, 20), ("plain", 10, 20)]
+    double = [("double", 14, 20), ("double", 18, 20), ("double", 20, 20)]
+    assert seen[:-1] == [("start", 0), *plain, *double]
+    assert seen[-1][1] is ds
+    for rule, records, loss in traces:
+        np.testing.assert_array_equal(
+            ds["loss"].sel(rule=rule).values.reshape(6, 10)[:, records], loss
+        )
 
 
-def test_a_run_that_diverges_leaves_the_others_alone():
-    rates = [0.1, 1e30, 0.5]
-    ds = sweep.run(Quadratic, {"rate": rates, "start": [1]}, steps=8, executor="vmap")
-    assert not np.isfinite(ds["final"].sel(rate=1e30)).any()
-    np.testing.assert_allclose(ds["final"].isel(rate=[0, 2]).squeeze(), [0.9**8, 0.5**8], rtol=1e-5)
+HALF = {"rate": [1e30, 0.1, 1e29, 0.5, 1e28, 1e27, 0.2, 1e26], "start": [1]}
+
+
+@each_way
+@pytest.mark.parametrize("devices", [1, 2])
+def test_diverged_runs_leave_the_others_alone(way, devices):
+    ds = sweep.run(Quadratic, HALF, steps=12, chunk=3, devices=jax.devices()[:devices], **way)
+    ds = ds.squeeze("start")
+    fine = np.array(HALF["rate"]) < 1
+    np.testing.assert_array_equal(ds["status"] == "finished", fine)
+    np.testing.assert_array_equal(ds["status"] == "diverged", ~fine)
+    w = (1 - ds["rate"].values[fine, None]) ** np.arange(12)
+    np.testing.assert_allclose(ds["w"].sel(coordinate="x")[fine], w, rtol=1e-4)
+    # what a run records after it has diverged is blank, whoever shares its batch
+    lost = ds["loss"].values[~fine]
+    assert np.isfinite(lost[:, 0]).all()
+    assert np.isnan(lost[:, 3:]).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"), [(1, [1, 1]), (2, [2, 1]), (4, [1, 1]), (8, [1, 1])]
+)
+def test_diverged_runs_cost_nothing(width, expected, monkeypatch, compilations):
+    """After the first chunk the 3 runs of 8 that go on are all that is computed."""
+    taken = []
+    compacted = execution._compacted
+
+    def seen(run, place, state, rows, going):
+        state, rows, batches = compacted(run, place, state, rows, going)
+        taken.append((place.width, np.asarray(batches).tolist()))
+        return state, rows, batches
+
+    monkeypatch.setattr(execution, "_compacted", seen)
+    one = jax.devices()[:1]
+    sweep.run(Quadratic, HALF, steps=9, chunk=3, devices=one, executor="map", width=width)
+    assert taken[0] == (width, [8 // width])
+    narrow, batches = taken[1]
+    assert narrow * batches[0] in (3, 4)
+    assert taken[2] == taken[1]
+    assert len(compilations) == (1 if width < 8 else 2)
+
+
+def test_stopped_runs_are_recorded_and_not_computed():
+    def stop(steps, trace):
+        assert trace["loss"].shape == (3, len(steps))
+        return trace["loss"][:, -1] > 0.5
+
+    grid = {"rate": [0.01, 0.9, 0.5], "start": [1]}
+    ds = sweep.run(Quadratic, grid, steps=8, chunk=2, stop=stop).squeeze("start")
+    assert ds["status"].values.tolist() == ["stopped", "finished", "finished"]
+    assert ds["stopped_at"].values.tolist() == [2, -1, -1]
+    assert ds["loss"].notnull().sum("step").values.tolist() == [2, 8, 8]
+    ds = sweep.run(Quadratic, grid, steps=8, chunk=2)
+    assert "stopped_at" not in ds
+    assert set(ds["status"].values.ravel()) == {"finished"}
+
+
+def test_what_stop_returns_is_checked():
+    with pytest.raises(ValueError, match="`stop` must return a boolean for each of the 3 runs"):
+        sweep.run(Quadratic, {**GRID, "start": [1]}, steps=2, stop=lambda steps, trace: np.zeros(3))
+
+
+def test_zipped_axes_share_a_dimension():
+    trials = {"rate": [0.1, 0.5, 0.1], "start": [1, 1, 2]}
+    ds = sweep.run(Quadratic, {"trial": trials, "rule": ["plain"]}, steps=3)
+    assert ds["final"].dims == ("trial", "rule")
+    assert ds["rate"].dims == ds["start"].dims == ("trial",)
+    np.testing.assert_allclose(ds["final"].squeeze(), [0.9**3, 0.5**3, 2 * 0.9**3], rtol=1e-5)
+
+
+def test_labels_and_attributes_are_kept():
+    ds = sweep.run(
+        Quadratic,
+        GRID,
+        steps=2,
+        config={"data": "mine"},
+        labels={"title": ("rule", ["Plain", "Double"])},
+        attrs={"experiment": "test"},
+    )
+    assert ds["title"].sel(rule="double") == "Double"
+    assert ds.attrs["experiment"] == "test"
+    assert ds.attrs["config"] == '{"data": "mine"}'
+    assert {"jax", "device", "git", "command"} <= set(ds.attrs)
 
 
 BAD = {
@@ -183,16 +293,91 @@ BAD = {
     "nan": ({"rate": [float("nan")]}, {}, "values that float32 cannot hold"),
     "no numbers": ({"rule": ["plain"]}, {}, "the grid needs an axis of numbers, it has rule"),
     "taken": ({"rate": [0.1], "step": [1]}, {}, "the name 'step' is taken"),
-    "executor": (GRID, {"executor": "pmap"}, "unknown executor 'pmap'; choose one of map, vmap"),
+    "executor": (
+        GRID,
+        {"executor": "pmap"},
+        "unknown executor 'pmap'; choose one of auto, map, vmap",
+    ),
     "steps": (GRID, {"steps": 0}, "steps must be a positive multiple of the stride 1, got 0"),
     "chunk": (GRID, {"chunk": -1}, "chunk must be a positive multiple of the stride 1, got -1"),
+    "width": (GRID, {"executor": "map", "width": 0}, "width must be at least 1 run, got 0"),
+    "measured": (GRID, {"width": 2}, "the width is measured with executor 'auto'"),
+    "devices": ({"rate": [0.1], "start": [1]}, {"devices": 2}, "1 runs need 1 to 1 devices, got 2"),
+    "shard": (GRID, {"shard": (2, 2), "out": "x"}, "shard i/n must have 0 <= i < n, got 2/2"),
+    "shards": (GRID, {"shard": (0, 7), "out": "x"}, "6 runs cannot be split into 7 parts"),
+    "no folder": (GRID, {"shard": (0, 2)}, "through a folder: give `out`"),
+    "callback": (GRID, {"callbacks": [print]}, "a callback must have on_start"),
 }
 
 
 @pytest.mark.parametrize(("grid", "options", "message"), BAD.values(), ids=BAD)
-def test_bad_input(grid, options, message):
+def test_bad_input(grid, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "devices" in options:
+        options = {"devices": jax.devices()[: options["devices"]]}
     with pytest.raises(ValueError, match=message):
         sweep.run(Quadratic, grid, **{"steps": 4, **options})
+
+
+def broken(**methods):
+    """A class of runs with some methods replaced."""
+    return type("Broken", (Quadratic,), methods)
+
+
+COUNTER = iter(range(1000))
+BROKEN = {
+    "record": (broken(advance=lambda self, s: (s, s["w"])), "`advance` must return a dict"),
+    "keys": (broken(finish=lambda self, s: {"a": jax.random.key(0)}), "numeric arrays; 'a' is"),
+    "shapes": (
+        broken(advance=lambda self, s: ({**s, "w": s["w"][:1]}, {})),
+        r"state\['w'\] was float32\[2\] and became float32\[1\]",
+    ),
+    "structure": (broken(advance=lambda self, s: ({}, {})), "keep the structure of the state"),
+    "alive": (broken(alive=lambda self, s: s["w"] > 0), "`alive` must return one boolean"),
+    "impure": (
+        broken(advance=lambda self, s: ({**s, "w": s["w"] * next(COUNTER)}, {})),
+        "`advance` is not pure: traced twice it gives two programs",
+    ),
+    "impure data": (
+        broken(
+            finish=lambda self, s: {"a": s["w"] @ np.random.default_rng().random(2, np.float32)}
+        ),
+        "`finish` is not pure",
+    ),
+    "dims": (broken(dims_={"w": ("a", "b")}), "'w' has shape"),
+    "entries": (broken(coords_={"coordinate": ("x",)}), "'w' has 2 entries along 'coordinate'"),
+    "twice": (broken(finish=lambda self, s: {"loss": s["rate"]}), "gives 'loss' twice"),
+    "taken": (broken(finish=lambda self, s: {"status": s["rate"]}), "gives 'status' twice"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_run_that_is_none_is_refused_before_any_work(make, message):
+    def made():
+        one = make()
+        for name in ("dims", "coords"):
+            vars(one).update({name: getattr(one, f"{name}_")} if hasattr(one, f"{name}_") else {})
+        return one
+
+    with pytest.raises(ValueError, match=message):
+        sweep.run(made, {"rate": [0.1], "start": [1]}, steps=2)
+
+
+def test_too_little_memory_is_said_before_any_work(monkeypatch):
+    monkeypatch.setattr(programs, "free_bytes", lambda device: 100)
+    for way in WAYS.values():
+        with pytest.raises(ValueError, match=r"GiB on each device, and 0\.00 GiB are free"):
+            sweep.run(Quadratic, GRID, steps=2, **way)
+
+
+def test_vmap_takes_as_many_as_fit(monkeypatch, compilations):
+    one = jax.devices()[:1]
+    sweep.run(Quadratic, HALF, steps=100, executor="vmap", devices=one)
+    assert [way.width for way in compilations[:1]] == [8]
+    work = work_of(HALF, 1)
+    all_eight = programs.needed_bytes(tuning.compiled(work, programs.Way(8)).advance)
+    monkeypatch.setattr(programs, "free_bytes", lambda device: all_eight - 1)
+    assert tuning.widest(work).way.width < 8
 
 
 def test_make_must_make():

@@ -139,7 +139,8 @@ def _compacted(
         order = np.argsort(~going, axis=1, kind="stable")
         ordered = np.take_along_axis(rows.owner.reshape(going.shape), order, 1).ravel()
         rows, batches = rows._replace(owner=ordered), needed
-        state = run.permute((state, jax.device_put(order.astype(np.int32).ravel(), place.sharding)))
+        order = jax.device_put(order.astype(np.int32).ravel(), place.sharding)
+        state = run.permute(state, order)
     return state, rows, jax.device_put(batches.astype(np.int32), place.sharding)
 
 

@@ -149,8 +149,7 @@ def programs(traced: Traced, place: Layout) -> Programs:
     def one_by_one(f: Callable[[Any], Any]) -> Callable[..., Any]:
         return placed(functools.partial(jax.lax.map, f))
 
-    def permuted(given: tuple[PyTree, Array]) -> PyTree:
-        state, order = given
+    def permuted(state: PyTree, order: Array) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[order], state)
 
     return Programs(
