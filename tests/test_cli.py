@@ -14,6 +14,7 @@ from test_results import dataset
 from bnrate import cli, experiments, results
 from bnrate import groups as gr
 from bnrate.cli import proving, running
+from bnrate.sweep import sweeping
 
 TINY = ["--rates", "0.1", "10", "--seeds", "1", "--steps", "10", "--width", "8", "--batch", "32"]
 
@@ -62,18 +63,47 @@ def test_run_prints_tables_and_writes_result_and_pictures(at, capsys, monkeypatc
     assert float(row[4].rstrip("%")) == pytest.approx(100 * run["test_accuracy"].item(), abs=0.1)
     assert row[5] == "0/1"
 
-    assert "is not empty, it has final_loss.png" in fails(capsys, "run", "separate-rates", *TINY)
-    other = ds.assign(final_loss=ds["final_loss"] + 1)
-    monkeypatch.setitem(experiments.EXPERIMENTS, "separate-rates", lambda config, progress: other)
-    cli.main(["run", "separate-rates", "--overwrite"])
-    assert results.load(folder).identical(other)
+    # the same again is there already; another is refused unless it may replace it
+    monkeypatch.setattr(sweeping, "execute", None)
+    cli.main(["run", "separate-rates", *TINY])
+    printed = capsys.readouterr().out
+    assert "complete already in runs/separate-rates" in printed
+    assert running.report(ds) in printed
+    monkeypatch.undo()
+    monkeypatch.chdir(at)
+    other = [*TINY, "--seeds", "2"]
+    assert "holds the result of another sweep: axes is" in fails(
+        capsys, "run", "separate-rates", *other
+    )
+    assert results.load(folder).identical(ds)
+    cli.main(["run", "separate-rates", *other, "--overwrite"])
+    assert results.load(folder).sizes["seed"] == 2
 
     (folder / "spheres.png").unlink()
     cli.main(["plot", str(folder)])
     assert (folder / "spheres.png").exists()
 
 
+def test_shards_are_merged(at, capsys, monkeypatch):
+    cli.main(["run", "separate-rates", *TINY, "--out", "whole", "--executor", "map"])
+    cli.main(["run", "separate-rates", *TINY, "--executor", "map", "--shard", "0/2"])
+    assert (
+        "shard 0 of 2 is done; when all are: bnrate merge runs/separate-rates"
+        in capsys.readouterr().out
+    )
+    assert "part 1 of 2 is missing" in fails(capsys, "merge", "runs/separate-rates")
+    for name, value in {"ID": 7, "COUNT": 2, "MIN": 4, "STEP": 3}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    cli.main(["run", "separate-rates", *TINY, "--executor", "map"])
+    assert "shard 1 of 2 is done" in capsys.readouterr().out
+    cli.main(["merge", "runs/separate-rates", "--out", "merged"])
+    assert "tuning freedom" in capsys.readouterr().out
+    merged, whole = results.load("merged"), results.load("whole")
+    assert merged.drop_attrs().identical(whole.drop_attrs())
+
+
 BAD = {
+    "shard": (["run", "unified-rate", "--shard", "3"], "--shard must be I/N with 0 <= I < N"),
     "experiment": (
         ["run", "unified-rat"],
         "unknown experiment 'unified-rat'; did you mean 'unified-rate'?",
@@ -116,7 +146,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(args, message, at, 
 
 
 def test_a_fault_of_ours_keeps_its_traceback(at, monkeypatch):
-    def broken(config, progress):
+    def broken(config, **options):
         return int("not bad input, but a bug")
 
     monkeypatch.setitem(experiments.EXPERIMENTS, "unified-rate", broken)
@@ -127,7 +157,7 @@ def test_a_fault_of_ours_keeps_its_traceback(at, monkeypatch):
 
 
 def test_interrupted_leaves_nothing(at, monkeypatch):
-    def interrupted(config, progress):
+    def interrupted(config, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(experiments.EXPERIMENTS, "unified-rate", interrupted)
