@@ -1,0 +1,139 @@
+"""Each benchmark at a size of seconds; the ways of training agree, and a wrong one is caught."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+CASE = ("--cases", "tiny:2:8:2", "--repeats", "1")
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """The modules of the folder, which are scripts; strictness is for the package."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import problems
+    import speed
+    import table
+    import ways
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield {"problems": problems, "speed": speed, "table": table, "ways": ways}
+
+
+def lines(script, *arguments):
+    command = [sys.executable, str(FOLDER / f"{script}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def installed(way):
+    package = way.split("-")[0]
+    return package not in ("torch", "hyperoptax") or importlib.util.find_spec(package) is not None
+
+
+def trained(benchmarks, way, steps, rates):
+    problem = benchmarks["problems"].problem("tiny", 8)
+    training = benchmarks["ways"].find(way)(problem, rates, steps, steps)
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            return end.value
+
+
+def test_operations_of_the_mlp(benchmarks):
+    assert benchmarks["problems"].problem("mlp", 128).flops == 60_686_336
+
+
+def test_vgg_is_that_of_the_package(benchmarks):
+    from bnrate import models
+
+    ours = benchmarks["problems"].Network(benchmarks["problems"].SHAPES["vgg8"])
+    theirs = models.VGG(10, 8, models.BatchNorm)
+    x = np.zeros((4, 32, 32, 3), np.float32)
+    shapes = [
+        jax.eval_shape(lambda net=net: net.init(jax.random.key(0), x, train=True))
+        for net in (ours, theirs)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.slow
+def test_ways_agree(benchmarks):
+    rates = benchmarks["problems"].rates(3)
+    names = [way for way in benchmarks["speed"].WAYS if installed(way)]
+    losses = {way: trained(benchmarks, way, 3, rates) for way in names}
+    for way, values in losses.items():
+        np.testing.assert_allclose(values, losses["loop"], rtol=3e-4, err_msg=way)
+    wrong = trained(benchmarks, "loop", 3, 1.1 * rates)
+    assert not np.allclose(wrong, losses["loop"], rtol=3e-4)
+
+
+@pytest.mark.slow
+def test_a_way_whose_package_is_missing_is_skipped(benchmarks):
+    class Missing:
+        def losses(self, steps):
+            return self
+
+        def result(self):
+            raise ModuleNotFoundError("No module named 'torch'")
+
+    class There(Missing):
+        def result(self):
+            return np.zeros(2)
+
+    workers = {"sweep-auto": There(), "torch": Missing()}
+    assert benchmarks["speed"].agreed(workers) == {"torch": "No module named 'torch'"}
+
+
+@pytest.mark.slow
+def test_speed():
+    ways = [way for way in ("sweep-map", "loop", "torch") if installed(way)]
+    found = lines("speed", *CASE, "--ways", *ways)
+    assert [line["way"] for line in found] == ["sweep-auto", *ways]
+    assert all(line["run_steps_per_s"] > 0 and line["of_dot"] > 0 for line in found)
+
+
+@pytest.mark.slow
+def test_memory():
+    compiler, loop = lines("memory", *CASE, "--ways", "loop")
+    assert compiler["way"] == "compiler"
+    assert loop["peak_mib"] > 0
+
+
+@pytest.mark.slow
+def test_compiling():
+    cold, warm = lines("compiling", *CASE, "--ways", "sweep-map")
+    assert (cold["start"], warm["start"]) == ("cold", "warm")
+    assert warm["compile_seconds"] < cold["compile_seconds"]
+
+
+@pytest.mark.slow
+def test_scaling():
+    found = lines("scaling", *CASE, "--along", "processes", "--numbers", "1", "2")
+    assert [(line["along"], line["number"]) for line in found] == [
+        ("processes", 1),
+        ("processes", 2),
+    ]
+    assert all(line["ms_per_run_step"] > 0 for line in found)
+
+
+def test_tables(benchmarks):
+    told = [
+        {"benchmark": "speed", "problem": "mlp", "way": "loop", "faster": 2.5, "met": True},
+        {"benchmark": "speed", "problem": "mlp", "way": "torch", "skipped": "missing"},
+        {"benchmark": "memory", "problem": "mlp", "way": "loop", "cpus": 2},
+    ]
+    text = benchmarks["table"].tables(told)
+    assert "## speed, mlp" in text
+    assert "| way | faster | met | skipped |" in text
+    assert "| loop | 2.5 | yes |  |" in text
+    assert text.endswith("cpus 2")
