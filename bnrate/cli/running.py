@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import jax
 import numpy as np
 import tyro
 
@@ -39,6 +40,8 @@ class Run:
         same.
       shard: Compute only the shard i of n, for example 0/8, to be merged later; in a SLURM array it
         is the task's if not given.
+      distributed: Share the runs with the other processes of this job (SLURM, Open MPI, Kubernetes,
+        Cloud TPU), which write to the same folder.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
@@ -49,6 +52,7 @@ class Run:
     overwrite: bool = False
     resume_anyway: bool = False
     shard: Annotated[str | None, optional("I/N")] = None
+    distributed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +102,15 @@ def run(command: Run) -> None:
         hint = f"did you mean '{close[0]}'? " if close else ""
         known = ", ".join(experiments.EXPERIMENTS)
         raise ValueError(f"unknown experiment '{command.name}'; {hint}there are: {known}")
+    if command.distributed and command.shard is not None:
+        raise ValueError("--distributed shares the runs by itself; give it or --shard, not both")
     if command.out == "":
         raise ValueError("--out is empty; name a folder")
     out = Path("runs") / command.name if command.out is None else Path(command.out)
-    shard = _shard(command.shard)
+    shard = None if command.distributed else _shard(command.shard)
     _one_device_per_core()
+    if command.distributed:
+        jax.distributed.initialize()
     sweep.cache_compilations()
     complete = (out / "results.zarr").exists() and not command.overwrite
     ds = experiments.EXPERIMENTS[command.name](
@@ -111,14 +119,15 @@ def run(command: Run) -> None:
         resume="anyway" if command.resume_anyway else True,
         overwrite=command.overwrite,
         shard=shard,
-        callbacks=[sweep.Terminal()],
+        callbacks=[sweep.Terminal()] if jax.process_index() == 0 else [],
     )
     if shard is not None:
         print(f"shard {shard[0]} of {shard[1]} is done; when all are: bnrate merge {out}")
         return
     if complete:
         print(f"complete already in {out}; --overwrite runs it anew\n")
-    _show(ds, out)
+    if jax.process_index() == 0:
+        _show(ds, out)
 
 
 def merge(command: Merge) -> None:
@@ -198,8 +207,6 @@ def _draw(ds: "xr.Dataset", folder: Path) -> list[str]:
 
 def _one_device_per_core() -> None:
     """Split the CPU into as many devices as there are cores, unless the user said how many."""
-    import jax  # noqa: PLC0415
-
     flags = os.environ.get("XLA_FLAGS", "")
     told = os.environ.get("JAX_NUM_CPU_DEVICES") or "host_platform_device_count" in flags
     if not told:
