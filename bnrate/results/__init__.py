@@ -5,17 +5,8 @@ The only room that writes to disk.
 
 from bnrate.results.assembly import STATUS, join
 from bnrate.results.folders import load, save, writing
-from bnrate.results.parts import (
-    Part,
-    Share,
-    finish,
-    finished,
-    in_memory,
-    merge,
-    opened,
-    together,
-    unfinished,
-)
+from bnrate.results.merging import finish, finished, merge, together, unfinished
+from bnrate.results.parts import Part, Share, in_memory, opened
 from bnrate.results.plans import Combination, Plan, Variable
 from bnrate.results.provenance import provenance
 from bnrate.results.reducers import counted, curves, over_seeds, rate_dim, tuning_freedom

@@ -5,7 +5,7 @@ What was not computed is NaN (or 0 where there is none), and says so in `status`
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,11 +53,11 @@ def join(one: "xr.Dataset", *others: "xr.Dataset") -> "xr.Dataset":
 
     for other in others:
         if set(one.data_vars) != set(other.data_vars):
-            odd = min(set(one.data_vars) ^ set(other.data_vars))
+            odd = min(map(str, set(one.data_vars) ^ set(other.data_vars)))
             raise ValueError(
                 f"only one of the Datasets has the variable '{odd}'; join like with like"
             )
-        fill = {name: _filler(one[name]) for name in one.data_vars}
+        fill: Any = {name: _filler(one[name]) for name in one.data_vars}
         every = xr.align(one, other, join="outer", copy=False, fill_value=fill)
         present = [ds["status"] != _ABSENT for ds in every]
         if bool((present[0] & present[1]).any()):

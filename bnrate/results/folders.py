@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import bnrate
+from bnrate.results import locking
 
 if TYPE_CHECKING:
     import xarray as xr
 
 STORE = "results.zarr"
 WORK = ".sweep"
-_SCRATCH = ".writing-"
+_SCRATCH, _NEW, _OLD = ".writing-", "new", ".old"
 ADVICE = "choose another folder (--out)"
 
 
@@ -26,7 +27,7 @@ def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A scratch folder whose entries move into `folder` when the block ends well, and only then.
 
     Nothing else in `folder` is touched.  If the block raises, all is as before; an entry moves
-    whole or not at all.
+    whole or not at all.  What killed processes have left is put back, or removed.
 
     Raises:
       ValueError: at once, if `folder` cannot be written, is not empty and `overwrite` is not set,
@@ -35,6 +36,7 @@ def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     folder = Path(folder).resolve()
     try:
+        _tidy(folder)
         check_target(folder, overwrite)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,10 +44,12 @@ def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise ValueError(f"cannot write to '{folder}': {error.strerror}; {ADVICE}") from error
     try:
-        yield scratch
-        check_target(folder, overwrite)
-        for entry in sorted(scratch.iterdir()):
-            _move(entry, folder / entry.name)
+        with locking.locked(scratch):
+            (scratch / _NEW).mkdir()
+            yield scratch / _NEW
+            check_target(folder, overwrite)
+            for entry in sorted((scratch / _NEW).iterdir()):
+                _move(entry, folder / entry.name, scratch)
         created = []
     except OSError as error:
         raise ValueError(f"could not write to '{folder}': {error}; {ADVICE}") from error
@@ -78,9 +82,9 @@ def _is_result(store: Path) -> bool:
     return not store.is_symlink() and "bnrate" in attributes
 
 
-def _move(new: Path, place: Path) -> None:
-    """Put a file or folder in its place; what was there goes to the scratch folder, or back."""
-    old = new.with_name(f"{new.name}.old")
+def _move(new: Path, place: Path, aside: Path) -> None:
+    """Put a file or folder in its place; what was there goes aside, or back."""
+    old = aside / f"{place.name}{_OLD}"
     try:
         if place.is_dir():
             place.rename(old)
@@ -89,6 +93,17 @@ def _move(new: Path, place: Path) -> None:
         if old.exists() and not place.exists():
             old.rename(place)
         raise
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the scratch folders of the dead; what one of them was about to replace goes back."""
+    for scratch in folder.glob(f"{_SCRATCH}*"):
+        if not locking.is_locked(scratch):
+            for old in scratch.glob(f"*{_OLD}"):
+                place = folder / old.name.removesuffix(_OLD)
+                if not place.exists():
+                    old.rename(place)
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def save(ds: "xr.Dataset", folder: str | Path) -> None:

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 FORMAT = 1  # of the files of a sweep at work; a newer one is refused
+OWN = ("devices",)  # in which machines that share a sweep may differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,25 @@ class Plan:
     def records(self) -> int:
         """Of each run."""
         return self.steps // self.stride
+
+
+def differences(there: Plan, here: Plan, but: Collection[str] = ()) -> list[str]:
+    """What differs between the identities of two sweeps, in words, but for some names."""
+    old, new = there.identity, here.identity
+    return [
+        f"{name} is {new.get(name)!r}, there it was {old.get(name)!r}"
+        for name in sorted({*old, *new}.difference(but))
+        if old.get(name) != new.get(name)
+    ]
+
+
+def same_rows(one: Plan, other: Plan) -> bool:
+    """Whether two sweeps keep rows of the same runs and records, whatever computes them."""
+    documents = [json.loads(to_json(plan)) for plan in (one, other)]
+    for document in documents:
+        for name in ("labels", "identity", "attrs"):
+            del document[name]
+    return documents[0] == documents[1]
 
 
 def to_json(plan: Plan) -> str:
