@@ -64,24 +64,25 @@ class Sweep(NamedTuple):
 
 def execute(sweep: Sweep) -> None:
     """Compute what is not there yet."""
-    position = dict(sweep.part.position() or {"combination": 0, "chunk": 0})
+    there = sweep.part.position()
+    position = dict(there or {"combination": 0, "chunk": 0})
     pacer = _Pacer(sweep, position)
     told.call(sweep.callbacks, "on_start", pacer.progress(position, {}, None))
     with _interruptible(sweep.part) as interrupted:
         for combination in range(position["combination"], len(sweep.work)):
-            first = position["chunk"] if combination == position["combination"] else 0
+            first = position["chunk"] if there and combination == there["combination"] else None
             _execute_combination(sweep, combination, first, pacer, interrupted)
 
 
 def _execute_combination(
-    sweep: Sweep, number: int, first: int, pacer: "_Pacer", interrupted: Callable[[], None]
+    sweep: Sweep, number: int, first: int | None, pacer: "_Pacer", interrupted: Callable[[], None]
 ) -> None:
     work, part, plan = sweep.work[number], sweep.part, sweep.part.plan
     chosen = sweep.choose(number)
     run = programs.programs(work.traced, chosen.place)
     state, rows = _start(sweep, number, first, run, chosen.place)
     starts = range(0, plan.records, plan.chunk)
-    for chunk in range(first, len(starts)):
+    for chunk in range(first or 0, len(starts)):
         start, records = starts[chunk], min(plan.chunk, plan.records - starts[chunk])
         going = _going(run, state, rows).reshape(chosen.place.mesh.size, -1)
         chosen = tuning.narrowed(work, chosen, int(going.sum(1).max()))
@@ -102,12 +103,12 @@ def _execute_combination(
 
 
 def _start(
-    sweep: Sweep, number: int, first: int, run: programs.Programs, place: programs.Layout
+    sweep: Sweep, number: int, first: int | None, run: programs.Programs, place: programs.Layout
 ) -> tuple[PyTree, Rows]:
-    """The states at the start of a chunk: new ones, or those of the checkpoint."""
+    """The states at the start of a chunk: those of the checkpoint, or new ones."""
     work, part = sweep.work[number], sweep.part
     rows = Rows(place.owner, np.full(work.runs, -1))
-    if first > 0:
+    if first is not None:
         like = {"rows": rows, "state": place.like(work.traced.state)}
         checkpoint = part.restore(like)
         for skipped in checkpoint.skipped:

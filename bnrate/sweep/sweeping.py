@@ -269,9 +269,13 @@ def _identity(
     stop: Stop | None,
 ) -> dict[str, Any]:
     """All that the numbers depend on, in JSON."""
-    axes = {name: values.tolist() for axis in grid.traced.values() for name, values in axis.items()}
+    axes = {
+        dim: {name: values.tolist() for name, values in axis.items()}
+        for dim, axis in grid.traced.items()
+    }
     identity = {
-        "axes": {**axes, **{name: list(values) for name, values in grid.static.items()}},
+        # A list, since their order is that of the runs.
+        "axes": [[dim, axes[dim] if dim in axes else grid.static[dim]] for dim in grid.dims],
         "steps": steps,
         **asked,
         "early stopping": stop is not None,
