@@ -83,6 +83,7 @@ def _execute_combination(
     state, rows = _start(sweep, number, first, run, chosen.place)
     starts = range(0, plan.records, plan.chunk)
     for chunk in range(first or 0, len(starts)):
+        begun = time.perf_counter()
         start, records = starts[chunk], min(plan.chunk, plan.records - starts[chunk])
         going = _going(run, state, rows).reshape(chosen.place.mesh.size, -1)
         chosen = tuning.narrowed(work, chosen, int(going.sum(1).max()))
@@ -94,6 +95,7 @@ def _execute_combination(
         rows = _stopped(sweep, number, start + records, rows, alive)
         _checkpoint(part, number, chunk + 1, rows, state)
         at = {"combination": number, "chunk": chunk + 1}
+        pacer.seconds += time.perf_counter() - begun
         progress = pacer.progress(at, trace, alive)
         if sweep.stop is not None:
             progress = progress._replace(stopped=rows.stopped_at >= 0)
@@ -185,13 +187,13 @@ def _cut(rows: Rows, values: Any, records: int) -> np.ndarray:
 
 
 class _Pacer:
-    """How fast it goes, and so how long it will take."""
+    """How fast it goes, and so how long it will take; what is compiled does not count."""
 
     def __init__(self, sweep: Sweep, position: Mapping[str, int]):
         self.sweep = sweep
         self.plan = sweep.part.plan
         self.before = self._steps(position)
-        self.began = time.perf_counter()
+        self.seconds = 0.0
 
     def _steps(self, position: Mapping[str, int]) -> int:
         """Done, summed over the combinations."""
@@ -204,7 +206,6 @@ class _Pacer:
         """What to tell after a chunk."""
         plan, work = self.plan, self.sweep.work[position["combination"]]
         done, total = self._steps(position), plan.steps * len(plan.combinations)
-        seconds = time.perf_counter() - self.began
         end = min(position["chunk"] * plan.chunk, plan.records)
         records = next((values.shape[1] for values in trace.values()), 0)
         return Progress(
@@ -216,7 +217,7 @@ class _Pacer:
             done,
             total,
             work.runs,
-            *pace(done - self.before, work.runs, seconds, total - done),
+            *pace(done - self.before, work.runs, self.seconds, total - done),
         )
 
 
