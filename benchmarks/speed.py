@@ -50,7 +50,7 @@ def measured(case: Case, ways: Sequence[str], repeats: int) -> Iterator[dict[str
         if tried.steps:
             workers[way] = Worker(Job(way, tried, dot=way == "sweep-auto"))
         else:
-            skipped[way] = "takes minutes, or all memory"
+            skipped[way] = "takes minutes, or all memory, or is the same as another"
     try:
         for way, reason in agreed(workers).items():
             skipped[way] = reason
@@ -72,7 +72,7 @@ def steps(way: str, case: Case) -> int:
     """Of a turn; 0 if the way is not to be tried."""
     examples = case.runs * case.batch
     if not SHAPES[case.problem].features:
-        return case.steps
+        return case.steps * (way != "torch-channels-last")
     if way in NAIVE:  # not one, which would be no loop
         return 2 * (examples <= NAIVE_EXAMPLES)
     return case.steps * (way not in TOGETHER or examples <= TOGETHER_EXAMPLES)

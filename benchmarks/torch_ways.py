@@ -3,9 +3,12 @@
 Running moments are left out, and the batches are drawn beforehand: both in favour of PyTorch.
 """
 
+import copy
 import functools
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from problems import Problem, Shape
@@ -16,7 +19,7 @@ from torch.nn.functional import cross_entropy
 def loop(problem: Problem, rates: np.ndarray, steps: int, chunk: int, channels_last: bool = False):
     """One run after the other, by `torch.optim.SGD`."""
     net, x, y, batches = _start(problem, steps, channels_last)
-    nets = [net, *(_start(problem, 1, channels_last)[0] for _ in rates[1:])]
+    nets = [copy.deepcopy(net) for _ in rates]
     optimisers = [
         torch.optim.SGD(net.parameters(), lr=float(rate), fused=True)
         for net, rate in zip(nets, rates, strict=True)
@@ -70,8 +73,9 @@ def _start(problem: Problem, steps: int, channels_last: bool):
         layout = torch.channels_last if channels_last else torch.contiguous_format
         x = x.permute(0, 3, 1, 2).contiguous(memory_format=layout)
         net = net.to(memory_format=layout)
-    batches = [torch.from_numpy(np.array(problem.chosen(key, t))).long() for t in range(steps)]
-    return net, x, torch.from_numpy(np.array(problem.y)).long(), batches
+    batches = jax.vmap(functools.partial(problem.chosen, key))(jnp.arange(steps))
+    y, batches = (torch.from_numpy(np.array(whole)).long() for whole in (problem.y, batches))
+    return net, x, y, batches
 
 
 def _network(shape: Shape, params) -> nn.Sequential:

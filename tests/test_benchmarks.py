@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+DISTINCT = ("loop", "vmap", "sweep-map", "hyperoptax-all", "torch-channels-last", "torch-vmap")
 CASE = ("--cases", "tiny:2:8:2", "--repeats", "1")
 
 
@@ -58,7 +59,7 @@ def test_vgg_is_that_of_the_package(benchmarks):
 
     ours = benchmarks["problems"].Network(benchmarks["problems"].SHAPES["vgg8"])
     theirs = models.VGG(10, 8, models.BatchNorm)
-    x = np.zeros((4, 32, 32, 3), np.float32)
+    x = jax.numpy.zeros((4, 32, 32, 3))
     shapes = [
         jax.eval_shape(lambda net=net: net.init(jax.random.key(0), x, train=True))
         for net in (ours, theirs)
@@ -69,8 +70,7 @@ def test_vgg_is_that_of_the_package(benchmarks):
 @pytest.mark.slow
 def test_ways_agree(benchmarks):
     rates = benchmarks["problems"].rates(3)
-    names = [way for way in benchmarks["speed"].WAYS if installed(way)]
-    losses = {way: trained(benchmarks, way, 3, rates) for way in names}
+    losses = {way: trained(benchmarks, way, 3, rates) for way in DISTINCT if installed(way)}
     for way, values in losses.items():
         np.testing.assert_allclose(values, losses["loop"], rtol=3e-4, err_msg=way)
     wrong = trained(benchmarks, "loop", 3, 1.1 * rates)
@@ -96,9 +96,8 @@ def test_a_way_whose_package_is_missing_is_skipped(benchmarks):
 
 @pytest.mark.slow
 def test_speed():
-    ways = [way for way in ("sweep-map", "loop", "torch") if installed(way)]
-    found = lines("speed", *CASE, "--ways", *ways)
-    assert [line["way"] for line in found] == ["sweep-auto", *ways]
+    found = lines("speed", *CASE, "--ways", "loop")
+    assert [line["way"] for line in found] == ["sweep-auto", "loop"]
     assert all(line["run_steps_per_s"] > 0 and line["of_dot"] > 0 for line in found)
 
 
@@ -118,11 +117,8 @@ def test_compiling():
 
 @pytest.mark.slow
 def test_scaling():
-    found = lines("scaling", *CASE, "--along", "processes", "--numbers", "1", "2")
-    assert [(line["along"], line["number"]) for line in found] == [
-        ("processes", 1),
-        ("processes", 2),
-    ]
+    found = lines("scaling", *CASE, "--along", "processes", "--numbers", "2")
+    assert [(line["along"], line["number"]) for line in found] == [("processes", 2)]
     assert all(line["ms_per_run_step"] > 0 for line in found)
 
 
