@@ -43,8 +43,10 @@ _SHARED = {
     ("input", "kernel"): (-1, -2),
     ("kernel", "output"): (-1, -1),
 }
-# As many images are taken at a time for a kernel's gradient: what is made of them fits the cache.
-_IMAGES = 8
+# For a kernel's gradient so many places are taken together (whole images): then all that is made
+# of them fits the cache.  Below so many input channels it is cheaper to shift the input only.
+_TOGETHER = 2048
+_MANY = 8
 
 
 def convolve(
@@ -152,26 +154,29 @@ def _input_gradient(w: Kernel, y: Outputs, *, shape: tuple[int, ...], **window: 
 
 def _kernel_gradient(x: Inputs, y: Outputs, *, shape: tuple[int, ...], **window: Any) -> Kernel:
     """As products of matrices, over a few images at a time."""
-    groups, lows = window["feature_group_count"], window["padding"]
+    groups = window["feature_group_count"]
     if not y.size or not x.size:
         return jnp.zeros(shape, x.dtype)
-    spread = [(*low, d - 1) for low, d in zip(lows, window["lhs_dilation"], strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
+    few = _most_images(x.shape[0], math.prod(y.shape[1:-1]))
     if groups > 1:
         x = x.reshape(*x.shape[:-1], groups, -1)
         y = y.reshape(*y.shape[:-1], groups, -1)
-    few = math.gcd(x.shape[0], _IMAGES)
     product = functools.partial(_of_few, window=shape[:-2], **window)
     product = product if groups == 1 else jax.vmap(product, in_axes=-2, out_axes=-2)
 
-    def add(total: Array, few: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + product(*few), None
+    def add(total: Array, images: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + product(*images), None
 
     batches = jax.tree.map(lambda a: a.reshape(-1, few, *a.shape[1:]), (x, y))
-    wide = _wide(x.dtype)
     each = (*shape[:-1], groups, -1) if groups > 1 else shape
-    total = lax.scan(add, jnp.zeros(shape, wide).reshape(each), batches)[0]
+    total = lax.scan(add, jnp.zeros(shape, _wide(x.dtype)).reshape(each), batches)[0]
     return total.reshape(shape).astype(x.dtype)
+
+
+def _most_images(images: int, places: int) -> int:
+    """As many as divide them evenly and have few enough places together, at least one."""
+    most = max(1, _TOGETHER // places)
+    return max(n for n in range(1, min(images, most) + 1) if images % n == 0)
 
 
 def _of_few(
@@ -180,44 +185,54 @@ def _of_few(
     *,
     window: tuple[int, ...],
     window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int],
     rhs_dilation: Sequence[int],
     precision: Any,
     **_: Any,
 ) -> Kernel:
-    """The kernel's gradient as one product of x, shifted by rows, and y, shifted by columns.
+    """The kernel's gradient as products of matrices (entries and inputs, places) (places, outputs).
 
-    Entry (i, j) of the window is the sum over places of x shifted by (i, j) times y; shifting y by
-    -j in place of x saves copies of x.  With a stride along the columns only x can be shifted.
+    Entry (i, j) of the window is the sum over places of x shifted by (i, j) times y.  Shifts of x
+    are copies; for one axis y is shifted instead, the other way, where that saves copies.  The
+    products are fastest if the places are the last axis of the one and the first of the other, so
+    x is transposed.
     """
-    *places, columns = y.shape[1:-1]
-    last = window[-1] if window_strides[-1] == 1 else 1
-    width = columns + rhs_dilation[-1] * (last - 1)
-    sizes = (*places, width)
-    shifts = itertools.product(*map(range, (*window[:-1], window[-1] // last)))
+    apart = y.ndim > 3 and window_strides[0] == lhs_dilation[0] == 1 and x.shape[-1] >= _MANY
+    sizes, entries, shifted = list(y.shape[1:-1]), list(window), [y]
+    edges = [(*edge, d - 1) for edge, d in zip(padding, lhs_dilation, strict=True)]
+    if apart:
+        shifted = _shifted(y, x.shape[1], padding[0][0], window[0], rhs_dilation[0])
+        sizes[0], edges[0], entries[0] = x.shape[1], (0, 0, 0), 1
+    x = lax.pad(jnp.moveaxis(x, -1, 0), jnp.zeros((), x.dtype), [(0, 0, 0)] * 2 + edges)
     limits = [s * (n - 1) + 1 for s, n in zip(window_strides, sizes, strict=True)]
 
-    def shifted(shift: Sequence[int]) -> Array:
-        starts = [i * d for i, d in zip(shift, rhs_dilation, strict=True)]
+    def at(entry: tuple[int, ...]) -> Array:
+        starts = [i * d for i, d in zip(entry, rhs_dilation, strict=True)]
         ends = [start + limit for start, limit in zip(starts, limits, strict=True)]
-        return lax.slice(
-            x, (0, *starts, 0), (x.shape[0], *ends, x.shape[-1]), (1, *window_strides, 1)
+        return lax.slice(x, (0, 0, *starts), (*x.shape[:2], *ends), (1, 1, *window_strides))
+
+    left = jnp.stack([at(entry) for entry in itertools.product(*map(range, entries))])
+    left = left.reshape(-1, x.shape[1] * math.prod(sizes))
+    products = [
+        lax.dot(
+            left,
+            right.reshape(-1, y.shape[-1]),
+            precision=precision,
+            preferred_element_type=_wide(x.dtype),
         )
+        for right in shifted
+    ]
+    return jnp.stack(products).reshape(*window, x.shape[0], y.shape[-1])
 
-    def padded(j: int) -> Array:
-        low = j * rhs_dilation[-1]
-        edges = [(0, 0)] * y.ndim
-        edges[-2] = (low, width - columns - low)
-        return jnp.pad(y, edges)
 
-    rows = jnp.concatenate([shifted(shift) for shift in shifts], -1)
-    cols = jnp.concatenate([padded(j) for j in range(last)], -1)
-    wide = _wide(x.dtype)
-    axes = tuple(range(y.ndim - 1))
-    both = lax.dot_general(
-        rows, cols, ((axes, axes), ((), ())), precision=precision, preferred_element_type=wide
-    )
-    both = both.reshape(*window[:-1], window[-1] // last, x.shape[-1], last, y.shape[-1])
-    return jnp.moveaxis(both, -2, -3).reshape(*window, x.shape[-1], y.shape[-1])
+def _shifted(y: Array, rows: int, low: int, entries: int, dilation: int) -> list[Array]:
+    """For each entry of the window's first axis, y as seen from the rows of x; zero beyond."""
+    before = max(0, dilation * (entries - 1) - low)
+    after = max(0, rows + low - y.shape[1])
+    y = jnp.pad(y, [(0, 0), (before, after), *[(0, 0)] * (y.ndim - 2)])
+    starts = [before + low - i * dilation for i in range(entries)]
+    return [lax.slice_in_dim(y, start, start + rows, axis=1) for start in starts]
 
 
 # What JAX makes of them, for platforms on which that is good.

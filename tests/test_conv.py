@@ -14,6 +14,11 @@ NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "
 # Input, kernel, strides, padding, and the rest.
 WINDOWS = {
     "same": ((4, 6, 7, 3), (3, 3, 3, 5), (1, 1), "SAME", {}),
+    "enough channels": ((4, 6, 7, 9), (3, 3, 9, 5), (1, 1), "SAME", {}),
+    "enough channels, odd": (
+        (4, 8, 7, 8), (3, 4, 8, 5), (1, 2), [(3, 0), (1, 0)], {"rhs_dilation": (2, 1)}
+    ),
+    "enough channels, cropped": ((4, 8, 7, 8), (3, 2, 8, 5), (1, 1), [(-1, -2), (4, 0)], {}),
     "valid": ((4, 6, 7, 3), (3, 2, 3, 5), (1, 1), "VALID", {}),
     "pointwise": ((4, 6, 7, 3), (1, 1, 3, 5), (1, 1), "SAME", {}),
     "strided": ((4, 7, 7, 3), (3, 3, 3, 5), (2, 2), "SAME", {}),

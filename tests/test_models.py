@@ -8,6 +8,7 @@ import pytest
 
 from bnrate import groups as gr
 from bnrate import models
+from bnrate.models import layers
 
 IMAGES = (32, 8, 8, 1)
 MODELS = {
@@ -90,6 +91,19 @@ def test_the_strides_of_a_residual_network(key):
 def test_no_other_depth(x, key):
     with pytest.raises(ValueError, match=r"no ResNet of depth 19; there are \[18, 34, 50"):
         models.ResNet(10, depth=19).init(key, x, train=True)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 6), (6, 3), (1, 1)])
+def test_pooling_is_that_of_flax(size, key):
+    x = jax.random.normal(key, (2, *size, 3))
+
+    def pulled(pool):
+        y, pull = jax.vjp(pool, x)
+        return y, pull(jnp.cos(y))[0]
+
+    flax = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2), padding="SAME")
+    for ours, theirs in zip(pulled(layers.max_pool), pulled(flax), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 PER_EXAMPLE = {

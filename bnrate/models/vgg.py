@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from bnrate.conv import Conv
-from bnrate.models.layers import Norm, normalised
+from bnrate.models.layers import Norm, max_pool, normalised
 
 # For each layer the multiple of the width; 0 is a max-pooling.
 _STAGES = (1, 1, 0, 2, 2, 2, 0, 4, 4, 4, 0, 8, 8, 8, 0, 8, 8, 8, 0)
@@ -43,7 +43,7 @@ class VGG(nn.Module):
                 x = self.activation(x)
                 i += 1
             else:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+                x = max_pool(x)
         x = x.reshape(x.shape[0], -1)
         x = self.activation(normalised(nn.Dense, i, 8 * self.width, self.norm, x, train))
         return normalised(nn.Dense, i + 1, self.classes, self.norm, x, train)
