@@ -45,12 +45,15 @@ def finished(out: str | Path, plan: Plan) -> "xr.Dataset | None":
 
 
 def _remove_merged(out: Path, plan: Plan) -> None:
-    """Remove the parts of a result that is in its place, which a killed process left."""
-    for folder in found(out):
-        part = _readable(folder)
-        if part and part.done and not plans.differences(part.plan, plan, but=plans.OWN):
-            with contextlib.suppress(OSError, ValueError), locking.locked(folder):
-                _remove(folder)
+    """Remove what a killed process has left of the parts of a result that is in its place."""
+    work = out / folders.WORK
+    for folder in set(work.glob("*")).difference(
+        there for there in found(out) if not _is_done(there, plan)
+    ):
+        with contextlib.suppress(OSError, ValueError), locking.locked(folder):
+            _remove(folder)
+    with contextlib.suppress(OSError):
+        work.rmdir()
 
 
 def finish(out: str | Path, part: Part, *, alone: bool, overwrite: bool) -> "xr.Dataset":
