@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -219,19 +220,20 @@ def quick(monkeypatch):
 def test_who_dies_is_not_waited_for(quick, tmp_path):
     with pytest.raises(ValueError, match="process 1 of 2 stopped before its part was done"):
         merging._wait(tmp_path, Share(1, 2), lambda: False)
-    living, dead = threading.Event(), threading.Event()
+    living, polls = threading.Event(), itertools.count()
 
     def hold():
         with locking.locked(tmp_path / "part-1-of-2"):
             living.set()
-            dead.wait(1)
+            time.sleep(0.5)
 
     thread = threading.Thread(target=hold)
     thread.start()
     living.wait(5)
     with pytest.raises(ValueError, match="run the same again to resume"):
-        merging._wait(tmp_path, Share(1, 2), lambda: False)
+        merging._wait(tmp_path, Share(1, 2), lambda: next(polls) < 0)
     thread.join()
+    assert next(polls) > 10  # as long as it lived
 
 
 def test_who_begins_late_is_waited_for(quick, tmp_path):

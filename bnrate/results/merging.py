@@ -94,12 +94,12 @@ def _is_done(folder: Path, plan: Plan) -> bool:
 
 def _wait(work: Path, share: Share, ready: Callable[[], bool]) -> None:
     """Wait for what the process of another part does, as long as it lives."""
-    folder, seen, alone = work / str(share), False, time.monotonic()
+    folder, began, seen = work / str(share), time.monotonic(), False
     while not ready():
-        if locking.is_locked(folder):
-            seen, alone = True, time.monotonic()
+        locked, waited = locking.is_locked(folder), time.monotonic() - began
+        seen |= locked
         patience = 0 if seen else _BEGIN_SECONDS if folder.exists() else _APPEAR_SECONDS
-        if time.monotonic() - alone > patience and not ready():
+        if not locked and waited > patience and not ready():
             raise ValueError(
                 f"process {share.index} of {share.count} stopped before its part was done; what "
                 f"it had is safe in '{folder}': run the same again to resume"
