@@ -33,7 +33,7 @@ from bnrate.results import checkpoints, folders
 from bnrate.results.parts import Part
 
 WAYS = {"one by one": ONE_BY_ONE, "together": TOGETHER}
-INSTANTS = 9  # of several hundred; benchmarks/kills.py takes them all
+INSTANTS = 9  # of more than two hundred
 
 
 @pytest.fixture(autouse=True, scope="module")
