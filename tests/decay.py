@@ -108,8 +108,9 @@ def before_changes(folder, do):
 
 def snapshot(folder, place):
     """Copy a folder: what a process that is killed at this instant leaves."""
-    with contextlib.suppress(shutil.Error):  # another thread is writing there
-        shutil.copytree(folder, place)
+    if folder.exists():
+        with contextlib.suppress(shutil.Error):  # another thread is writing there
+            shutil.copytree(folder, place)
 
 
 @contextlib.contextmanager
