@@ -76,9 +76,9 @@ def batch_norm(
            [ 1.,  0.]], dtype=float32)
     """
     factor = inverse_deviation(using, eps)
-    wide = _wide(x)
-    y = ((wide - _channels(using.mean, x)) * _channels(factor, x)).astype(x.dtype)
-    y = y if scale is None else y * _channels(scale, x)
+    # One product with x, hence one sum over it in the gradient, for the deviation and the scale.
+    factor = factor if scale is None else factor * scale.astype(factor.dtype)
+    y = ((_wide(x) - _channels(using.mean, x)) * _channels(factor, x)).astype(x.dtype)
     return y if bias is None else y + _channels(bias, x)
 
 
