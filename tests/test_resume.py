@@ -28,12 +28,12 @@ from decay import (
     snapshot,
 )
 
-from bnrate import results, sweep
+from bnrate import cli, experiments, results, sweep
 from bnrate.results import checkpoints, folders
 from bnrate.results.parts import Part
 
 WAYS = {"one by one": ONE_BY_ONE, "together": TOGETHER}
-INSTANTS = 9  # of more than two hundred
+INSTANTS = 7  # of more than two hundred
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -98,13 +98,13 @@ def killed(tmp_path_factory):
 
         def copy(event, k=k, folder=folder, instants=instants, chunks=chunks, seen=seen):
             # Every so many in turn; the sweeps of the two ways change the same.
-            if next(instants) % 26 == 13 * k + 5:
+            if next(instants) % 32 == 16 * k + 5:
                 seen.append((folder / str(len(seen)), chunks.told))
                 snapshot(folder / "out", seen[-1][0])
 
         with before_changes(folder / "out", copy):
             sweep.run(Decay, GRID, out=folder / "out", callbacks=[chunks], **options)
-        assert len(seen) >= INSTANTS - 1
+        assert len(seen) >= INSTANTS - 1, len(seen)
     return found
 
 
@@ -127,7 +127,6 @@ STEPS_OF_A_SWEEP = {
     "final values": (Part, "write_final"),
     "done": (Part, "finish"),
     "saved": (folders, "save"),
-    "in place": (folders, "_move"),
 }
 
 
@@ -225,6 +224,27 @@ def test_ctrl_c_waits_for_the_chunk_and_says_how_to_resume(
     assert "run the same again to resume" in said
     assert_same(decay(out), whole["one by one"])
     assert len(computed) == CHUNKS - 1
+
+
+def test_ctrl_c_on_the_command_line(tmp_path, monkeypatch, capsys):
+    class Impatient:
+        def on_chunk(self, progress):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def decaying(config, **options):
+        return decay(**options)
+
+    monkeypatch.setitem(experiments.EXPERIMENTS, "decay", decaying)
+    monkeypatch.setattr(sweep, "Terminal", Impatient)
+    old = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", "decay", "--out", str(tmp_path / "out")])
+    signal.signal(signal.SIGTERM, old)
+    assert stopped.value.code == 130
+    said = capsys.readouterr().err
+    assert said.startswith(f"bnrate: stopped after a chunk; all until there is safe in '{tmp_path}")
+    assert said.endswith("run the same again to resume\n")
+    assert results.unfinished(tmp_path / "out")["loss"].notnull().any()
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path, whole):

@@ -36,7 +36,7 @@ def writing(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     folder = Path(folder).resolve()
     try:
-        _tidy(folder)
+        tidy(folder)
         check_target(folder, overwrite)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def _move(new: Path, place: Path, aside: Path) -> None:
         raise
 
 
-def _tidy(folder: Path) -> None:
+def tidy(folder: Path) -> None:
     """Remove the scratch folders of the dead; what one of them was about to replace goes back."""
     for scratch in folder.glob(f"{_SCRATCH}*"):
         if not locking.is_locked(scratch):

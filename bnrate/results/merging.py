@@ -40,12 +40,14 @@ def finished(out: str | Path, plan: Plan) -> "xr.Dataset | None":
             f"'{out}' holds the result of another sweep: {said}. "
             f"{folders.ADVICE.capitalize()}, or replace it (--overwrite)"
         )
-    _remove_merged(Path(out).resolve(), plan)
+    _remove_leftovers(Path(out).resolve(), plan)
     return ds
 
 
-def _remove_merged(out: Path, plan: Plan) -> None:
-    """Remove what a killed process has left of the parts of a result that is in its place."""
+def _remove_leftovers(out: Path, plan: Plan) -> None:
+    """Remove what a killed process has left besides a result that is in its place."""
+    with contextlib.suppress(OSError, ValueError):
+        folders.tidy(out)
     work = out / folders.WORK
     for folder in set(work.glob("*")).difference(
         there for there in found(out) if not _is_done(there, plan)
