@@ -2,9 +2,10 @@
 
 python benchmarks/memory.py --cases convnet:64:32:1 --ways sweep-auto loop
 
-`peak_mib` is the highest resident memory of a process that has imported everything and made the
-data, minus what it had then: the first turn, which compiles, and the next.  `warm_peak_mib` is that
-of a second process, which finds the compiled programs on disk.  `compiler_mib` is what one run at a
+`peak_mib` is the highest resident memory of a process in its first turn, which compiles, and the
+next ones, minus what it had before: the data, and all that a sweep of a tiny network leaves behind
+(packages, the compiler, threads).  `warm_peak_mib` is that of a second process, which finds the
+compiled programs on disk.  `compiler_mib` is what one run at a
 time and all together need on one device, by the compiler's account.
 """
 
@@ -20,6 +21,7 @@ from workers import Case, Job, Worker, in_turns, parser, report
 from bnrate.sweep import programs, runs
 
 CASES = ("convnet:64:32:1", "convnet:64:128:1", "mlp:64:128:20", "vgg8:64:32:1")
+TINY = Case("tiny", 4, 8, 1)
 WAYS = ("sweep-auto", "sweep-map", "loop", "torch")
 # MiB at most, of `peak_mib`.
 WANTED = {("convnet", "sweep-auto"): 300, ("convnet", "sweep-map"): 300}
@@ -54,6 +56,7 @@ def peak(job: Job, repeats: int) -> float:
     """Of a new process."""
     worker = Worker(job)
     try:
+        worker.losses(1, TINY).result()
         _, turns = in_turns({job.way: [worker]}, repeats)
         return max(turn.peak for turn in turns[job.way])
     finally:

@@ -24,7 +24,7 @@ def loop(problem: Problem, rates: np.ndarray, steps: int, chunk: int, channels_l
         torch.optim.SGD(net.parameters(), lr=float(rate), fused=True)
         for net, rate in zip(nets, rates, strict=True)
     ]
-    losses = [None] * len(nets)
+    losses = [torch.zeros(())] * len(nets)
     for first in range(0, steps, chunk):
         for i, (net, optimiser) in enumerate(zip(nets, optimisers, strict=True)):
             for chosen in batches[first : first + chunk]:
@@ -33,7 +33,7 @@ def loop(problem: Problem, rates: np.ndarray, steps: int, chunk: int, channels_l
                 losses[i].backward()
                 optimiser.step()
         yield
-    return np.array([float(loss.detach()) for loss in losses])
+    return torch.stack(losses).detach().numpy()
 
 
 def vmap(problem: Problem, rates: np.ndarray, steps: int, chunk: int):
@@ -42,7 +42,7 @@ def vmap(problem: Problem, rates: np.ndarray, steps: int, chunk: int):
     params = {
         name: torch.stack([value.detach()] * len(rates)) for name, value in net.named_parameters()
     }
-    rate = torch.from_numpy(rates)
+    rate, losses = torch.from_numpy(rates), torch.zeros(len(rates))
 
     def loss(params, x, y):
         return cross_entropy(torch.func.functional_call(net, params, (x,)), y)
@@ -72,7 +72,7 @@ def _start(problem: Problem, steps: int, channels_last: bool):
     if problem.shape.features:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         x = x.permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        net = net.to(memory_format=layout)
+        net = net.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     batches = jax.vmap(functools.partial(problem.chosen, key))(jnp.arange(steps))
     y, batches = (torch.from_numpy(np.array(whole)).long() for whole in (problem.y, batches))
     return net, x, y, batches

@@ -26,9 +26,9 @@ def loop(problem: Problem, rates: np.ndarray, steps: int, chunk: int):
     state, key = problem.start()
     step = jax.jit(functools.partial(problem.step, key), donate_argnums=1)
     states = [jax.tree.map(jnp.copy, state) for _ in rates]
-    losses, rates = [None] * len(states), list(jnp.asarray(rates))
+    losses, each = [None] * len(states), list(jnp.asarray(rates))
     for _ in range(0, steps, chunk):
-        for i, rate in enumerate(rates):
+        for i, rate in enumerate(each):
             for _ in range(chunk):
                 states[i], losses[i] = step(rate, states[i])
         jax.block_until_ready(losses)
