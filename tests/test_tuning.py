@@ -11,7 +11,7 @@ from bnrate import sweep
 from bnrate.sweep import caching, programs, tuning
 from bnrate.sweep.programs import Way
 
-FLAG = ("xla_cpu_enable_fast_math", "false")  # an option that every compiler knows
+FLAG = ("xla_cpu_prefer_vector_width", "256")  # an option that every compiler knows
 
 
 @pytest.fixture

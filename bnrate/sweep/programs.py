@@ -140,14 +140,8 @@ def compiled_advance(traced: Traced, place: Layout, way: Way, records: int) -> A
 def programs(traced: Traced, place: Layout) -> Programs:
     """All functions of a combination but `advance`."""
 
-    def placed(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        return jax.jit(
-            jax.shard_map(f, mesh=place.mesh, in_specs=_RUNS, out_specs=_RUNS, check_vma=False),
-            **options,
-        )
-
     def one_by_one(f: Callable[[Any], Any]) -> Callable[..., Any]:
-        return placed(functools.partial(jax.lax.map, f))
+        return placed(functools.partial(jax.lax.map, f), place.mesh)
 
     def permuted(state: PyTree, order: Array) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[order], state)
@@ -155,8 +149,15 @@ def programs(traced: Traced, place: Layout) -> Programs:
     return Programs(
         one_by_one(traced.init),
         one_by_one(traced.finish),
-        placed(jax.vmap(traced.alive)),
-        placed(permuted, donate_argnums=0),
+        placed(jax.vmap(traced.alive), place.mesh),
+        placed(permuted, place.mesh, donate_argnums=0),
+    )
+
+
+def placed(f: Callable[..., Any], mesh: jax.sharding.Mesh, **options: Any) -> Callable[..., Any]:
+    """A function of rows, jitted, that each device applies to its own."""
+    return jax.jit(
+        jax.shard_map(f, mesh=mesh, in_specs=_RUNS, out_specs=_RUNS, check_vma=False), **options
     )
 
 
