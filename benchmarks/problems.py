@@ -1,7 +1,7 @@
 """What is trained: networks with BatchNorm on synthetic data, and the same networks in PyTorch.
 
-`step` is what one would write by hand, with JAX's own convolutions; `run` is what a sweep takes,
-with those of `bnrate.conv`.  Both, and the network in PyTorch, start at the same parameters and see
+`step` is what one would write by hand, with flax's convolutions and pooling; `run` is what a sweep
+takes, with those of this package.  Both, and the network in PyTorch, start at the same parameters and see
 the same batches, so that their losses can be compared.
 """
 
@@ -50,6 +50,9 @@ class Network(nn.Module):
 
     shape: Shape
     conv: Callable[..., nn.Module] = nn.Conv
+    pool: Callable[..., jax.Array] = functools.partial(
+        nn.max_pool, window_shape=(2, 2), strides=(2, 2)
+    )
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -58,7 +61,7 @@ class Network(nn.Module):
         count = 0
         for i, width in enumerate((*self.shape.features, *self.shape.widths)):
             if width == 0:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = self.pool(x)
                 continue
             options = {"use_bias": False, "kernel_init": init, "name": f"layer{count}"}
             if i < convs:
@@ -90,7 +93,7 @@ class Problem(NamedTuple):
 
     def run(self, stride: int) -> train.Run:
         """Plain SGD as a sweep takes it; a point has a rate and a seed."""
-        network = Network(self.shape, conv.Conv)
+        network = Network(self.shape, conv.Conv, models.max_pool)
 
         def init(key):
             variables = dict(network.init(key, self.x[: self.batch], train=True))

@@ -6,9 +6,9 @@ that nothing follows.  All weights are Glorot-uniform.
 """
 
 from bnrate.models.initial import data_dependent
-from bnrate.models.layers import BatchNorm, per_example
+from bnrate.models.layers import BatchNorm, max_pool, per_example
 from bnrate.models.mlp import MLP
 from bnrate.models.resnet import ResNet
 from bnrate.models.vgg import VGG
 
-__all__ = ["MLP", "VGG", "BatchNorm", "ResNet", "data_dependent", "per_example"]
+__all__ = ["MLP", "VGG", "BatchNorm", "ResNet", "data_dependent", "max_pool", "per_example"]

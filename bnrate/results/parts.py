@@ -270,9 +270,9 @@ def taken(folder: Path) -> Part:
 
 
 def discard(folder: Path) -> None:
-    """Remove a part, whether it is whole or not; if killed, what is left is no part."""
+    """Remove a part, its plan first: what a killed process leaves is no part."""
     with _readable_errors(folder, folders.ADVICE):
-        for name in (_DONE, _PLAN, _WAYS):
+        for name in (_PLAN, _DONE, _WAYS):
             (folder / name).unlink(missing_ok=True)
     for name in (_ROWS, _CHECKPOINTS):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -7,6 +7,7 @@ more than a tenth of what the sweep will take.  The choice is remembered in the 
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from bnrate.sweep.runs import Traced
 
 _BUDGET = 0.1  # of the time that the sweep will take
 _GAIN = 0.95  # another way must take less than this share of the time
+_MEMORY = 2  # times what the start needs: beyond its caches a CPU gains nothing from more width
 _SECONDS, _REPEATS = 0.1, 5
 _OPTIONS = {
     # Elementwise work around matrix products and convolutions on all threads of the device.
@@ -142,6 +144,7 @@ class _Search:
         self.start = time.perf_counter()
         on_cpu = work.devices[0].platform == "cpu"
         self.best = compiled(work, Way(1)) if on_cpu else widest(work)
+        self.most = _MEMORY * programs.needed_bytes(self.best.advance) if on_cpu else math.inf
         self.compiling = time.perf_counter() - self.start
         self.state = _state(work, self.best.place)
         self.records = self._enough()
@@ -173,6 +176,8 @@ class _Search:
         try:
             other = compiled(self.work, way)
         except (jax.errors.JaxRuntimeError, ValueError):  # an unknown option; too little memory
+            return False
+        if programs.needed_bytes(other.advance) > self.most:
             return False
         times = [(self._seconds(self.best), self._seconds(other)) for _ in range(_REPEATS)]
         old, new = map(min, zip(*times, strict=True))
