@@ -1,7 +1,7 @@
 """What is trained: networks with BatchNorm on synthetic data, and the same networks in PyTorch.
 
-`step` is what one would write by hand, with flax's convolutions and pooling; `run` is what a sweep
-takes, with those of this package.  Both, and the network in PyTorch, start at the same parameters and see
+`step` is what one would write by hand, with flax's layers and pooling; `run` is what a sweep takes,
+with those of this package.  Both, and the network in PyTorch, start at the same parameters and see
 the same batches, so that their losses can be compared.
 """
 
@@ -50,6 +50,7 @@ class Network(nn.Module):
 
     shape: Shape
     conv: Callable[..., nn.Module] = nn.Conv
+    dense: Callable[..., nn.Module] = nn.Dense
     pool: Callable[..., jax.Array] = functools.partial(
         nn.max_pool, window_shape=(2, 2), strides=(2, 2)
     )
@@ -67,7 +68,7 @@ class Network(nn.Module):
             if i < convs:
                 x = self.conv(width, kernel_size=(3, 3), **options)(x)
             else:
-                x = nn.Dense(width, **options)(x.reshape(x.shape[0], -1))
+                x = self.dense(width, **options)(x.reshape(x.shape[0], -1))
             x = models.BatchNorm(name=f"norm{count}")(x, train=train)
             x = nn.relu(x) if i < convs + len(self.shape.widths) - 1 else x
             count += 1
@@ -93,7 +94,7 @@ class Problem(NamedTuple):
 
     def run(self, stride: int) -> train.Run:
         """Plain SGD as a sweep takes it; a point has a rate and a seed."""
-        network = Network(self.shape, conv.Conv, models.max_pool)
+        network = Network(self.shape, conv.Conv, conv.Dense, models.max_pool)
 
         def init(key):
             variables = dict(network.init(key, self.x[: self.batch], train=True))

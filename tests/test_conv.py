@@ -9,7 +9,12 @@ from jax import lax
 
 from bnrate import certify, conv
 
-NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+NUMBERS = {
+    0: ("NC", "IO", "NC"),
+    1: ("NWC", "WIO", "NWC"),
+    2: ("NHWC", "HWIO", "NHWC"),
+    3: ("NDHWC", "DHWIO", "NDHWC"),
+}
 
 # Input, kernel, strides, padding, and the rest.
 WINDOWS = {
@@ -37,9 +42,12 @@ WINDOWS = {
     "many images": ((24, 3, 3, 2), (3, 3, 2, 3), (1, 1), "SAME", {}),
     "one dimension": ((4, 9, 3), (3, 3, 5), (1,), "SAME", {}),
     "one dimension strided": ((4, 9, 4), (3, 2, 4), (2,), "SAME", {"feature_group_count": 2}),
+    "few outputs": ((8, 7), (7, 3), (), (), {}),
+    "many outputs": ((8, 3), (3, 7), (), (), {}),
+    "groups of numbers": ((8, 4), (2, 6), (), (), {"feature_group_count": 2}),
     "three dimensions": ((2, 4, 3, 5, 2), (2, 3, 3, 2, 3), (1, 1, 2), "SAME", {}),
 }  # fmt: skip
-A_FEW = ["strided", "groups", "one dimension"]
+A_FEW = ["strided", "groups", "one dimension", "few outputs"]
 
 
 def normal(*shape, seed=0, dtype=jnp.float32):
@@ -336,3 +344,54 @@ def test_certificates_see_a_convolution():
 
     assert proven(conv.convolve) == proven(lax.conv_general_dilated)
     assert len(proven(conv.convolve)) == 1
+
+
+PRODUCTS = {
+    "matrix": ((5, 4), (4, 3)),
+    "images": ((2, 5, 4), (4, 3)),
+    "vector": ((4,), (4, 3)),
+}
+
+
+@pytest.mark.parametrize(("x", "w"), PRODUCTS.values(), ids=PRODUCTS)
+def test_a_layers_product(x, w):
+    x, w = normal(*x), normal(*w)
+    product = functools.partial(conv.multiply, dimension_numbers=(((x.ndim - 1,), (0,)), ((), ())))
+    assert "convolve" in str(jax.make_jaxpr(product)(x, w))
+    for law in (vjp, jvp, lambda f: jax.hessian(loss(f), (0, 1))):
+        assert_close(law(product)(x, w), law(jnp.matmul)(x, w))
+
+
+OTHER_PRODUCTS = {
+    "transposed": ((5, 4), (3, 4), (((1,), (1,)), ((), ())), {}),
+    "batched": ((2, 5, 4), (2, 4, 3), (((2,), (1,)), ((0,), (0,))), {}),
+    "other dtype": (
+        (5, 4),
+        (4, 3),
+        (((1,), (0,)), ((), ())),
+        {"preferred_element_type": "bfloat16"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("x", "w", "numbers", "more"), OTHER_PRODUCTS.values(), ids=OTHER_PRODUCTS)
+def test_other_products_are_those_of_jax(x, w, numbers, more):
+    x, w = normal(*x), normal(*w)
+    product = functools.partial(conv.multiply, dimension_numbers=numbers, **more)
+    assert "convolve" not in str(jax.make_jaxpr(product)(x, w))
+    np.testing.assert_array_equal(
+        product(x, w), lax.dot_general(x, w, dimension_numbers=numbers, **more)
+    )
+
+
+def test_dense_is_flaxs_with_other_gradients():
+    x = normal(6, 4)
+    params = nn.Dense(3).init(jax.random.key(0), x)
+    assert jax.tree.structure(conv.Dense(3).init(jax.random.key(0), x)) == jax.tree.structure(
+        params
+    )
+
+    def by(layer):
+        return jax.grad(lambda p: jnp.sum(jnp.sin(layer(3).apply(p, x))))(params)
+
+    assert_close(by(conv.Dense), by(nn.Dense))

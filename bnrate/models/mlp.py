@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from bnrate.conv import Dense
 from bnrate.models.layers import Norm, normalised
 
 
@@ -30,5 +31,5 @@ class MLP(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate((*self.widths, self.classes)):
             x = self.activation(x) if i > 0 else x
-            x = normalised(nn.Dense, i, width, self.norm, x, train)
+            x = normalised(Dense, i, width, self.norm, x, train)
         return x

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from bnrate.conv import Conv
+from bnrate.conv import Conv, Dense
 from bnrate.models.layers import Norm, normalised
 
 # Kernel size and multiple of the stage's width, for each layer of a block.
@@ -77,4 +77,4 @@ class ResNet(nn.Module):
             for i in range(blocks):
                 x = residual(x, 2**stage * self.width, 2 if stage > 0 and i == 0 else 1)
         kernel_init = nn.initializers.glorot_uniform()
-        return nn.Dense(self.classes, kernel_init=kernel_init, name="head")(x.mean((1, 2)))
+        return Dense(self.classes, kernel_init=kernel_init, name="head")(x.mean((1, 2)))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from bnrate.conv import Conv
+from bnrate.conv import Conv, Dense
 from bnrate.models.layers import Norm, max_pool, normalised
 
 # For each layer the multiple of the width; 0 is a max-pooling.
@@ -45,5 +45,5 @@ class VGG(nn.Module):
             else:
                 x = max_pool(x)
         x = x.reshape(x.shape[0], -1)
-        x = self.activation(normalised(nn.Dense, i, 8 * self.width, self.norm, x, train))
-        return normalised(nn.Dense, i + 1, self.classes, self.norm, x, train)
+        x = self.activation(normalised(Dense, i, 8 * self.width, self.norm, x, train))
+        return normalised(Dense, i + 1, self.classes, self.norm, x, train)
