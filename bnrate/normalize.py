@@ -30,7 +30,11 @@ def moments(x: Float[Array, "*batch channels"]) -> Moments:
     """
     x, axes = _wide(x), tuple(range(x.ndim - 1))
     mean = jnp.mean(x, axes)
-    return Moments(mean, jnp.mean(jnp.square(x - _channels(mean, x)), axes))
+    fixed = jax.lax.stop_gradient(mean)
+    # About any fixed number the variance is mean (x - fixed)^2 - (mean - fixed)^2, which has the
+    # same derivatives, of any order, as (x - mean)^2, for one sum over x less in the gradient.
+    var = jnp.mean(jnp.square(x - _channels(fixed, x)), axes) - jnp.square(mean - fixed)
+    return Moments(mean, var)
 
 
 def running(average: Moments, batch: Moments, decay: float = 0.9) -> Moments:
@@ -78,8 +82,13 @@ def batch_norm(
     factor = inverse_deviation(using, eps)
     # One product with x, hence one sum over it in the gradient, for the deviation and the scale.
     factor = factor if scale is None else factor * scale.astype(factor.dtype)
-    y = ((_wide(x) - _channels(using.mean, x)) * _channels(factor, x)).astype(x.dtype)
-    return y if bias is None else y + _channels(bias, x)
+    # And the mean as a fixed number and what it differs by, which is added with the bias, so that
+    # one sum over the gradient serves them both.
+    fixed = jax.lax.stop_gradient(using.mean)
+    shift = (fixed - using.mean) * factor
+    shift = shift if bias is None else shift + bias.astype(factor.dtype)
+    y = (_wide(x) - _channels(fixed, x)) * _channels(factor, x) + _channels(shift, x)
+    return y.astype(x.dtype)
 
 
 def _wide(x: Array) -> Array:

@@ -72,7 +72,7 @@ def test_run_prints_tables_and_writes_result_and_pictures(at, capsys, monkeypatc
     monkeypatch.undo()
     monkeypatch.chdir(at)
     other = [*TINY, "--seeds", "2"]
-    assert "holds the result of another sweep: axes is" in fails(
+    assert "holds the result of another sweep: axes.seed is [0, 1], there it was [0]" in fails(
         capsys, "run", "separate-rates", *other
     )
     assert results.load(folder).identical(ds)

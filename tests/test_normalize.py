@@ -1,4 +1,5 @@
 import flax.linen as nn
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +89,39 @@ def test_second_derivatives_are_finite_with_a_dead_channel():
     x = jnp.stack([normal(0, 8), jnp.full(8, 0.1)], axis=1)
     hessian = jax.hessian(lambda x: jnp.sum(normalised(x) ** 3))(x)
     assert jnp.all(jnp.isfinite(hessian))
+
+
+def plain(x, mean, var, scale, bias):
+    return (x - mean) / jnp.sqrt(var) * scale + bias
+
+
+def of_the_batch(apply):
+    """Moments from x itself: the derivatives pass through them."""
+    return lambda x, scale, bias: apply(x, jnp.mean(x, 0), jnp.var(x, 0), scale, bias)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("given", ["of the batch", "moments"])
+def test_derivatives_are_those_of_the_formula(order, given, float64):
+    """Of any order, with respect to all arguments, though the mean is taken apart inside."""
+    x = 3 + normal(0, (4, 2), jnp.float64)
+    scale, bias = normal(1, (2,), jnp.float64), normal(2, (2,), jnp.float64)
+    with jax.numpy_rank_promotion("allow"):
+        if given == "moments":
+            arguments = (x, 0.5 + scale**2, 1 + bias**2, scale, bias)
+            ours, theirs = lambda x, m, v, s, b: normalize.batch_norm(x, Moments(m, v), s, b), plain
+        else:
+            arguments = (x, scale, bias)
+            theirs = of_the_batch(plain)
+            ours = lambda x, s, b: normalize.batch_norm(x, normalize.moments(x), s, b)  # noqa: E731
+
+        def derivative(f):
+            d = lambda *a: jnp.sum(jnp.sin(f(*a)))  # noqa: E731
+            for _ in range(order):
+                d = jax.jacobian(d, tuple(range(len(arguments))))
+            return d(*arguments)
+
+        chex.assert_trees_all_close(derivative(ours), derivative(theirs), rtol=1e-9, atol=1e-9)
 
 
 def test_running_moments_average_and_serve_for_evaluation():

@@ -387,18 +387,18 @@ class Faster(Decay):
 
 
 OTHER = {
-    "grid": ({"rate": [0.1, 0.2], "seed": [0, 1]}, Decay, {}, r"axes is \[\['rate', .*there it w"),
-    "order": ({"seed": GRID["seed"], "rate": GRID["rate"]}, Decay, {}, "axes is"),
-    "zipped": ({"trial": {"rate": [0.1] * 10, "seed": range(10)}}, Decay, {}, "axes is"),
+    "grid": ({"rate": [0.1, 0.2], "seed": [0, 1]}, Decay, {}, r"axes.rate is \[0.1, 0.2\], there"),
+    "order": ({"seed": GRID["seed"], "rate": GRID["rate"]}, Decay, {}, "order of axes is"),
+    "zipped": ({"trial": {"rate": [0.1] * 10, "seed": range(10)}}, Decay, {}, "axes.trial is"),
     "steps": (GRID, Decay, {"steps": 16}, "steps is 16, there it was 14"),
     "chunk": (GRID, Decay, {"chunk": 4}, "chunk is 4, there it was 6"),
     "executor": (GRID, Decay, {"executor": "vmap"}, "executor is 'vmap', there it was 'map'"),
     "width": (GRID, Decay, {"width": 2}, "width is 2, there it was None"),
     "devices": (GRID, Decay, {"devices": jax.devices()[:1]}, "devices is 1, there it was 2"),
-    "config": (GRID, Decay, {"config": {"data": "x"}}, r"config is \{'data': 'x'\}, there it was"),
+    "config": (GRID, Decay, {"config": {"data": "x"}}, "config.data is 'x', there it was None"),
     "program": (GRID, Faster, {}, r"programs is \['.*'\], there it was"),
     "stop": (
-        GRID, Decay, {"stop": sweep.hopeless(factor=2.0, after=0)}, "early stopping is True, there"
+        GRID, Decay, {"stop": sweep.Hopeless(factor=2.0, after=0)}, r"stopping is .Hopeless\(f"
     ),
     "split": (GRID, Decay, {"shard": (0, 2)}, "it runs in 2 parts, there it was in 1"),
     "later split": (GRID, Decay, {"shard": (1, 2)}, "it runs in 2 parts, there it was in 1"),
@@ -453,7 +453,7 @@ def test_nothing_can_be_told_of_other_rows(begun):
             sweep.run(make, grid, out=begun, resume="anyway", **{**ONE_BY_ONE, **options})
         assert "regardless" not in str(refusal.value)
     same_shape = {"rate": [0.1, 3e18, 0.5, 1e18, 1.25], "seed": [0, 1]}
-    with pytest.raises(ValueError, match="axes is"):
+    with pytest.raises(ValueError, match=r"axes\.\w+ is"):
         sweep.run(Decay, same_shape, out=begun, resume="anyway", **ONE_BY_ONE)
 
 

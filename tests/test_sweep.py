@@ -254,6 +254,34 @@ def test_stopped_runs_are_recorded_and_not_computed():
     assert set(ds["status"].values.ravel()) == {"finished"}
 
 
+def test_hopeless_runs_are_those_far_behind_the_best():
+    stop = sweep.Hopeless(factor=4.0, after=10, window=2)
+    loss = np.array([[9.0, 1.0, 1.0], [0.0, 5.0, 5.0], [0.0, 3.0, 3.0], [1.0, 1.0, np.nan]])
+    early, late = np.arange(3), 10 * np.arange(3)
+    assert stop(early, {"loss": loss}).tolist() == [False] * 4
+    assert stop(late, {"loss": loss}).tolist() == [False, True, False, False]
+    assert not stop(late, {"loss": np.full((2, 3), np.nan)}).any()
+    with pytest.raises(ValueError, match="no scalar 'loss' is recorded; there are w"):
+        stop(late, {"w": loss, "v": loss[..., None]})
+    bad = [({"factor": 1.0}, "above 1, got 1"), ({"after": -1}, "after must be at least 0, got -1"),
+           ({"window": 0}, "window must be at least 1, got 0")]  # fmt: skip
+    for change, message in bad:
+        with pytest.raises(ValueError, match=message):
+            sweep.Hopeless(**{"factor": 2.0, "after": 0, **change})
+
+
+def test_which_rule_stops_is_part_of_the_identity():
+    def attrs(stop):
+        return sweep.run(Quadratic, GRID, steps=2, stop=stop).attrs["identity"]
+
+    rules = [
+        None,
+        *(sweep.Hopeless(factor=f, after=0) for f in (2.0, 3.0)),
+        lambda s, t: t["loss"][:, 0] < 0,
+    ]
+    assert len({attrs(stop) for stop in rules}) == 4
+
+
 def test_what_stop_returns_is_checked():
     with pytest.raises(ValueError, match="`stop` must return a boolean for each of the 3 runs"):
         sweep.run(Quadratic, {**GRID, "start": [1]}, steps=2, stop=lambda steps, trace: np.zeros(3))
@@ -273,12 +301,15 @@ def test_labels_and_attributes_are_kept():
         GRID,
         steps=2,
         config={"data": "mine"},
-        labels={"title": ("rule", ["Plain", "Double"])},
+        labels={"title": ("rule", ["Plain", "Double"]), "half": ("start", np.int64([0, 1]))},
         attrs={"experiment": "test"},
     )
     assert ds["title"].sel(rule="double") == "Double"
     assert ds.attrs["experiment"] == "test"
     assert ds.attrs["config"] == '{"data": "mine"}'
+    assert ds["half"].dtype == int
+    with pytest.raises(ValueError, match=r"`attrs` cannot be written as JSON: .*, of type set"):
+        sweep.run(Quadratic, GRID, steps=2, attrs={"a": {1}})
     assert {"jax", "device", "git", "command"} <= set(ds.attrs)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+_SHOWN = 60  # characters of a value
 FORMAT = 1  # of the files of a sweep at work; a newer one is refused
 OWN = ("devices",)  # in which machines that share a sweep may differ
 
@@ -91,12 +92,28 @@ class Plan:
 
 def differences(there: Plan, here: Plan, but: Collection[str] = ()) -> list[str]:
     """What differs between the identities of two sweeps, in words, but for some names."""
-    old, new = there.identity, here.identity
+    old, new = (_flat(plan.identity, but) for plan in (there, here))
     return [
-        f"{name} is {new.get(name)!r}, there it was {old.get(name)!r}"
-        for name in sorted({*old, *new}.difference(but))
+        f"{name} is {_short(new.get(name))}, there it was {_short(old.get(name))}"
+        for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
+
+
+def _flat(identity: Mapping[str, Any], but: Collection[str]) -> dict[str, Any]:
+    """Name by name, also those inside the axes and the config."""
+    flat = {}
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": of for inner, of in value.items()}
+        elif name not in but:
+            flat[name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
 
 
 def same_rows(one: Plan, other: Plan) -> bool:

@@ -22,19 +22,19 @@ from bnrate.sweep.grids import log_uniform, uniform
 from bnrate.sweep.progress import Progress
 from bnrate.sweep.refinement import refine_rates, refine_seeds
 from bnrate.sweep.runs import Run
-from bnrate.sweep.stopping import hopeless
+from bnrate.sweep.stopping import Hopeless
 from bnrate.sweep.sweeping import EXECUTORS, run, run_shard
 
 __all__ = [
     "EXECUTORS",
     "Bar",
+    "Hopeless",
     "Progress",
     "Run",
     "TensorBoard",
     "Terminal",
     "WandB",
     "cache_compilations",
-    "hopeless",
     "log_uniform",
     "refine_rates",
     "refine_seeds",

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -232,13 +233,14 @@ def _interruptible(part: Part) -> Iterator[Callable[[], None]]:
     def remember(number: int, frame: Any) -> None:
         signal.signal(number, old[number])
         pending.append(number)
+        print("\nstopping when this chunk is written; again: at once", file=sys.stderr)
 
     def interrupted() -> None:
         if pending:
             assert part.folder is not None
             raise KeyboardInterrupt(
-                f"stopped after a chunk; all until there is safe in '{part.folder}': run the same "
-                "again to resume"
+                f"stopped after a chunk; all until there is safe in '{part.folder.parent.parent}': "
+                "run the same again to resume"
             )
 
     on_main = threading.current_thread() is threading.main_thread()

@@ -1,11 +1,13 @@
 """`run`: from a function that makes runs, and a grid, to a Dataset."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 import bnrate
 from bnrate import results
@@ -91,7 +93,7 @@ def run(
     read = grids.read(grid)
     share = _share(shard, out, read.runs)
     mine = share.runs(read.runs)
-    devices = _devices(devices, len(mine))
+    devices = _devices(devices, read.runs)[: len(mine)]
     traced = [trace(make(**static), read.points) for static in read.combinations]
     stride = _stride(traced)
     records = _records(steps, chunk, stride)
@@ -103,20 +105,8 @@ def run(
         "devices": len(devices),
         "chunk": records * stride,
     }
-    plan = Plan(
-        dims=read.dims,
-        traced=read.traced,
-        labels={name: (dim, list(values)) for name, (dim, values) in (labels or {}).items()},
-        steps=steps,
-        stride=stride,
-        chunk=records,
-        combinations=tuple(
-            _combination(static, one, stop is not None)
-            for static, one in zip(read.combinations, traced, strict=True)
-        ),
-        identity=_identity(read, steps, asked, traced, config, stop),
-        attrs={**results.provenance(config or {}), **asked, **(attrs or {})},
-    )
+    about = {"config": config or {}, "labels": labels or {}, "attrs": attrs or {}}
+    plan = _plan(read, traced, steps, asked, stop, **_json(about))
     if out is None:
         part = results.in_memory(plan)
         execute(Sweep(work, _chooser(part, work, executor, width), part, callbacks, stop))
@@ -179,6 +169,56 @@ def _chooser(
     return choose
 
 
+def _plan(
+    grid: Grid,
+    traced: Sequence[Traced],
+    steps: int,
+    asked: Mapping[str, Any],
+    stop: Stop | None,
+    *,
+    config: Mapping[str, Any],
+    labels: Mapping[str, tuple[str, list[Any]]],
+    attrs: Mapping[str, Any],
+) -> Plan:
+    """What will be computed."""
+    stride = traced[0].run.stride
+    return Plan(
+        dims=grid.dims,
+        traced=grid.traced,
+        labels={name: (dim, values) for name, (dim, values) in labels.items()},
+        steps=steps,
+        stride=stride,
+        chunk=asked["chunk"] // stride,
+        combinations=tuple(
+            _combination(static, one, stop is not None)
+            for static, one in zip(grid.combinations, traced, strict=True)
+        ),
+        identity=_identity(grid, steps, asked, traced, config, stop),
+        attrs={**results.provenance(config), **asked, **attrs},
+    )
+
+
+def _json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them, arrays as lists.
+
+    Raises:
+      ValueError: one that JSON has no form for.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic | range):
+            return np.asarray(value).tolist()
+        raise ValueError(f"cannot be written as JSON: {value!r}, of type {type(value).__name__}")
+
+    written = {}
+    for name, value in values.items():
+        try:
+            written[name] = json.loads(json.dumps(value, default=plain))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`{name}` {error}") from error
+    return written
+
+
 def _check_executor(executor: str, width: int | None) -> None:
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor {executor!r}; choose one of {', '.join(EXECUTORS)}")
@@ -209,7 +249,7 @@ def _share(shard: tuple[int, int] | None, out: str | Path | None, runs: int) -> 
 
 def _devices(devices: Sequence[jax.Device] | None, runs: int) -> list[jax.Device]:
     if devices is None:
-        return jax.local_devices()[:runs]
+        return jax.local_devices()
     if not 1 <= len(devices) <= runs:
         raise ValueError(f"{runs} runs need 1 to {runs} devices, got {len(devices)}")
     return list(devices)
@@ -260,27 +300,34 @@ def _combination(static: Mapping[str, str], one: Traced, stopping: bool) -> Comb
     return Combination(dict(static), recorded | final, coords, words)
 
 
+def _said(stop: Stop | None) -> str | None:
+    """Which rule of stopping it is: a dataclass says its settings, a function its name."""
+    if stop is None or dataclasses.is_dataclass(stop):
+        return stop and repr(stop)
+    return getattr(stop, "__qualname__", type(stop).__name__)
+
+
 def _identity(
     grid: Grid,
     steps: int,
     asked: Mapping[str, Any],
     traced: Sequence[Traced],
-    config: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
     stop: Stop | None,
 ) -> dict[str, Any]:
     """All that the numbers depend on, in JSON."""
     axes = {
-        dim: {name: values.tolist() for name, values in axis.items()}
+        dim: axis[dim].tolist() if [*axis] == [dim] else {n: v.tolist() for n, v in axis.items()}
         for dim, axis in grid.traced.items()
     }
     identity = {
-        # A list, since their order is that of the runs.
-        "axes": [[dim, axes[dim] if dim in axes else grid.static[dim]] for dim in grid.dims],
+        "axes": {dim: axes[dim] if dim in axes else grid.static[dim] for dim in grid.dims},
+        "order of axes": grid.dims,
         "steps": steps,
         **asked,
-        "early stopping": stop is not None,
+        "early stopping": _said(stop),
         "programs": [one.fingerprint for one in traced],
-        "config": dict(config or {}),
+        "config": dict(config),
         "device": jax.local_devices()[0].device_kind,
         "bnrate": bnrate.__version__,
         "jax": jax.__version__,
