@@ -216,27 +216,49 @@ def test_diverged_runs_leave_the_others_alone(way, devices):
     assert np.isnan(lost[:, 3:]).all()
 
 
-@pytest.mark.parametrize(
-    ("width", "expected"), [(1, [1, 1]), (2, [2, 1]), (4, [1, 1]), (8, [1, 1])]
-)
-def test_diverged_runs_cost_nothing(width, expected, monkeypatch, compilations):
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_diverged_runs_cost_nothing(width, monkeypatch, compilations):
     """After the first chunk the 3 runs of 8 that go on are all that is computed."""
     taken = []
     compacted = execution._compacted
 
     def seen(run, place, state, rows, going):
-        state, rows, batches = compacted(run, place, state, rows, going)
-        taken.append((place.width, np.asarray(batches).tolist()))
-        return state, rows, batches
+        state, rows, going = compacted(run, place, state, rows, going)
+        last = int(np.flatnonzero(going).max())
+        taken.append((place.width, last // place.width + 1))
+        return state, rows, going
 
     monkeypatch.setattr(execution, "_compacted", seen)
     one = jax.devices()[:1]
     sweep.run(Quadratic, HALF, steps=9, chunk=3, devices=one, executor="map", width=width)
-    assert taken[0] == (width, [8 // width])
+    assert taken[0] == (width, 8 // width)
     narrow, batches = taken[1]
-    assert narrow * batches[0] in (3, 4)
+    assert narrow * batches in (3, 4)
     assert taken[2] == taken[1]
     assert len(compilations) == (1 if width < 8 else 2)
+
+
+@pytest.mark.parametrize("way", [WAYS["map"], WAYS["two at a time"], WAYS["vmap"]])
+def test_no_runs_end_depends_on_its_neighbours(way):
+    """A run that has diverged, or was stopped, keeps its state, whoever shares its batch."""
+
+    class Counted(Quadratic):
+        def init(self, point):
+            return {**super().init(point), "steps": 0, "key": jax.random.key(1)}
+
+        def finish(self, state):
+            return {"steps": state["steps"]}
+
+        def advance(self, state):
+            after, record = super().advance(state)
+            return {**after, "steps": state["steps"] + 1}, record
+
+    def stop(steps, trace):
+        return np.arange(8) == 1
+
+    ds = sweep.run(Counted, HALF, steps=12, chunk=3, stop=stop, **way).squeeze()
+    assert ds["steps"].values.tolist() == [2, 3, 2, 12, 2, 2, 12, 2]
+    assert ds["status"].values.tolist()[:2] == ["diverged", "stopped"]
 
 
 def test_stopped_runs_are_recorded_and_not_computed():
@@ -330,6 +352,19 @@ BAD = {
         "unknown executor 'pmap'; choose one of auto, map, vmap",
     ),
     "steps": (GRID, {"steps": 0}, "steps must be a positive multiple of the stride 1, got 0"),
+    "fraction": (
+        GRID,
+        {"steps": 4.0},
+        "steps must be a positive multiple of the stride 1, got 4.0",
+    ),
+    "scalar": ({"rate": [0.1], "seed": 0}, {}, "axis 'seed' must be a list of numbers or of"),
+    "resume": (
+        GRID,
+        {"resume": "anyways"},
+        "resume must be True, False or 'anyway', got 'anyways'",
+    ),
+    "stop": (GRID, {"stop": sweep.Hopeless}, "stop must be a function of steps and records"),
+    "labels": (GRID, {"labels": {"a": ("rule", [1])}}, "do not make a Dataset"),
     "chunk": (GRID, {"chunk": -1}, "chunk must be a positive multiple of the stride 1, got -1"),
     "width": (GRID, {"executor": "map", "width": 0}, "width must be at least 1 run, got 0"),
     "measured": (GRID, {"width": 2}, "the width is measured with executor 'auto'"),
@@ -375,6 +410,14 @@ BROKEN = {
         ),
         "`finish` is not pure",
     ),
+    "complex": (broken(finish=lambda self, s: {"a": s["w"] * 1j}), "'a' of `finish` is complex"),
+    "slash": (
+        broken(finish=lambda self, s: {"a/b": s["w"]}),
+        r"by names without /\*\?\[\], got 'a/b'",
+    ),
+    "an axis": (broken(finish=lambda self, s: {"rate": s["rate"]}), "do not make a Dataset"),
+    "step": (broken(finish=lambda self, s: {"step": s["rate"]}), "do not make a Dataset"),
+    "stride": (lambda: Quadratic(stride=0), "the runs' stride must be at least 1 step, got 0"),
     "dims": (broken(dims_={"w": ("a", "b")}), "'w' has shape"),
     "entries": (broken(coords_={"coordinate": ("x",)}), "'w' has 2 entries along 'coordinate'"),
     "twice": (broken(finish=lambda self, s: {"loss": s["rate"]}), "gives 'loss' twice"),
@@ -392,6 +435,25 @@ def test_a_run_that_is_none_is_refused_before_any_work(make, message):
 
     with pytest.raises(ValueError, match=message):
         sweep.run(made, {"rate": [0.1], "start": [1]}, steps=2)
+
+
+def test_the_identity_holds_the_data_however_deep_and_what_ends_a_run():
+    def run(data, limit):
+        @jax.jit
+        def shifted(w):
+            return w + jnp.asarray(data)
+
+        def advance(self, state):
+            return {**state, "w": jax.jit(lambda w: shifted(w) * 1)(state["w"])}, {}
+
+        return broken(advance=advance, alive=lambda self, s: s["w"][0] < limit)()
+
+    def fingerprint(*args):
+        return runs.trace(run(*args), grids.read(GRID | {"rule": ["plain"]}).points).fingerprint
+
+    one, two = np.float32([1, 2]), np.float32([1, 3])
+    assert fingerprint(one, 5.0) == fingerprint(one.copy(), 5.0)
+    assert len({fingerprint(one, 5.0), fingerprint(two, 5.0), fingerprint(one, 6.0)}) == 3
 
 
 def test_too_little_memory_is_said_before_any_work(monkeypatch):

@@ -19,6 +19,7 @@ def clock(monkeypatch, tmp_path):
     """Seconds of each way, as a table says; compiling takes none; nothing is remembered."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tuning, "_BUDGET", np.inf)
+    monkeypatch.setattr(tuning, "_MEMORY", np.inf)
     monkeypatch.setitem(tuning._OPTIONS, "cpu", (FLAG,))
 
     def set_to(table):
@@ -83,6 +84,22 @@ def test_a_width_that_does_not_fit_is_left_out(clock, monkeypatch):
     assert tuning.fastest(work_of(HALF, 1)).way == Way(4)
 
 
+def test_far_more_memory_is_not_even_tried(clock, monkeypatch):
+    clock(TABLES["more together"][0])
+    monkeypatch.setattr(tuning, "_MEMORY", 1.01)
+    chosen = tuning.fastest(work_of(HALF, 1))
+    assert chosen.way == Way(1)
+    assert "4 at a time" not in chosen.how
+
+
+def test_a_way_that_was_remembered_but_fits_no_more_is_measured_anew(clock, monkeypatch):
+    clock(TABLES["more together"][0])
+    assert tuning.fastest(work_of(HALF, 1)).way == Way(8)
+    needed = programs.needed_bytes(tuning.compiled(work_of(HALF, 1), Way(4)).advance)
+    monkeypatch.setattr(programs, "free_bytes", lambda device: needed)
+    assert tuning.fastest(work_of(HALF, 1)).way == Way(4)
+
+
 def test_the_real_clock(monkeypatch, tmp_path):
     """What is measured on the runs themselves leaves them as they were."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -92,6 +109,17 @@ def test_the_real_clock(monkeypatch, tmp_path):
     np.testing.assert_allclose(tuned["w"], plain["w"], rtol=1e-5)
     (known,) = json.loads((tmp_path / "bnrate" / "ways.json").read_text()).values()
     assert str(Way.from_json(known)) in tuned.attrs["executed"][0]
+
+
+def test_no_home(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(caching.Path, "home", home)
+    caching.remember_way("problem", {"width": 1})
+    assert caching.ways() == {}
+    caching.cache_compilations()
 
 
 def test_no_folder_to_remember_in(monkeypatch, tmp_path):

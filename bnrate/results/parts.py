@@ -88,6 +88,14 @@ class Part(NamedTuple):
             for name in self.plan.combinations[combination].variables
         }
 
+    def recorded(self, combination: int, records: int) -> dict[str, np.ndarray]:
+        """The first records of a combination."""
+        return {
+            name: np.asarray(self.rows[combination][name][:, :records])
+            for name, variable in self.plan.combinations[combination].variables.items()
+            if variable.recorded
+        }
+
     def checkpoint(self, position: Mapping[str, Any], state: PyTree) -> None:
         """Remember where the sweep is, and the state to go on from."""
         if self.folder is not None:
@@ -197,7 +205,9 @@ def _settle(there: Path, mine: Path, plan: Plan, resume: bool | str, overwrite: 
             changed.append(
                 f"it runs in {share_of(mine).count} parts, there it was in {share_of(there).count}"
             )
-        alike = not split and plans.same_rows(old, plan)
+        # A checkpoint's rows are dealt to so many devices.
+        dealt = [one.identity.get("devices") for one in (old, plan)]
+        alike = not split and plans.same_rows(old, plan) and dealt[0] == dealt[1]
     if not changed and (resume or not own):
         return
     if resume == "anyway" and alike:

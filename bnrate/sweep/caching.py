@@ -26,7 +26,11 @@ def cache_compilations(folder: str | Path | None = None) -> None:
     """
     if jax.config.jax_compilation_cache_dir is not None and folder is None:
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder or cache_folder() / "programs"))
+    try:
+        folder = folder or cache_folder() / "programs"
+    except RuntimeError:  # there is no home
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -35,20 +39,20 @@ def ways() -> dict[str, Any]:
     """The fastest ways that were measured, by problem."""
     try:
         known = json.loads(_file().read_text())
-    except (OSError, ValueError):  # none yet, or damaged: measure again
+    except (OSError, ValueError, RuntimeError):  # none yet, damaged, no home: measure again
         return {}
     return known if isinstance(known, dict) else {}
 
 
 def remember_way(problem: str, way: Mapping[str, Any]) -> None:
     """Keep one for the next time, if there is a folder to keep it in."""
-    file = _file()
     try:
+        file = _file()
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps({**ways(), problem: dict(way)}))
         new.replace(file)
-    except OSError:  # no home, or no room in it: it is measured the next time
+    except (OSError, RuntimeError):  # no home, or no room in it: it is measured the next time
         return
 
 

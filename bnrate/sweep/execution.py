@@ -65,6 +65,8 @@ class Sweep(NamedTuple):
 
 def execute(sweep: Sweep) -> None:
     """Compute what is not there yet."""
+    if sweep.part.done:
+        return
     there = sweep.part.position()
     position = dict(there or {"combination": 0, "chunk": 0})
     pacer = _Pacer(sweep, position)
@@ -84,12 +86,12 @@ def _execute_combination(
     state, rows = _start(sweep, number, first, run, chosen.place)
     starts = range(0, plan.records, plan.chunk)
     for chunk in range(first or 0, len(starts)):
-        begun = time.perf_counter()
         start, records = starts[chunk], min(plan.chunk, plan.records - starts[chunk])
         going = _going(run, state, rows).reshape(chosen.place.mesh.size, -1)
         chosen = tuning.narrowed(work, chosen, int(going.sum(1).max()))
-        state, rows, batches = _compacted(run, chosen.place, state, rows, going)
-        state, trace = chosen.advance(state, batches, jnp.int32(records))
+        begun = time.perf_counter()
+        state, rows, going = _compacted(run, chosen.place, state, rows, going)
+        state, trace = chosen.advance(state, going, jnp.int32(records))
         trace = {name: _cut(rows, values, records) for name, values in trace.items()}
         part.write(number, trace, start)
         alive = rows.of_runs(run.alive(state))
@@ -135,17 +137,16 @@ def _going(run: programs.Programs, state: PyTree, rows: Rows) -> np.ndarray:
 def _compacted(
     run: programs.Programs, place: programs.Layout, state: PyTree, rows: Rows, going: np.ndarray
 ) -> tuple[PyTree, Rows, jax.Array]:
-    """Runs that go on in front, on each device, if that saves a batch; and the batches to do."""
+    """Runs that go on in front, on each device, if that saves a batch; and which go on."""
     needed = -(-going.sum(1) // place.width)
-    last = going.shape[1] - np.argmax(going[:, ::-1], 1)
-    batches = np.where(going.any(1), -(-last // place.width), 0)
-    if (needed < batches).any():
+    last = (going * np.arange(1, going.shape[1] + 1)).max(1)
+    if (needed < -(-last // place.width)).any():
         order = np.argsort(~going, axis=1, kind="stable")
         ordered = np.take_along_axis(rows.owner.reshape(going.shape), order, 1).ravel()
-        rows, batches = rows._replace(owner=ordered), needed
+        going, rows = np.take_along_axis(going, order, 1), rows._replace(owner=ordered)
         order = jax.device_put(order.astype(np.int32).ravel(), place.sharding)
         state = run.permute(state, order)
-    return state, rows, jax.device_put(batches.astype(np.int32), place.sharding)
+    return state, rows, jax.device_put(going.ravel(), place.sharding)
 
 
 def _stopped(sweep: Sweep, number: int, records: int, rows: Rows, alive: np.ndarray) -> Rows:
@@ -153,12 +154,7 @@ def _stopped(sweep: Sweep, number: int, records: int, rows: Rows, alive: np.ndar
     if sweep.stop is None:
         return rows
     plan = sweep.part.plan
-    trace = sweep.part.read(number)
-    recorded = {
-        name: trace[name][:, :records]
-        for name, variable in plan.combinations[number].variables.items()
-        if variable.recorded
-    }
+    recorded = sweep.part.recorded(number, records)
     steps = np.arange(records) * plan.stride
     hopeless = np.asarray(sweep.stop(steps, recorded))
     if hopeless.shape != alive.shape or hopeless.dtype != bool:
@@ -172,7 +168,7 @@ def _stopped(sweep: Sweep, number: int, records: int, rows: Rows, alive: np.ndar
 
 def _finish(part: Part, number: int, run: programs.Programs, state: PyTree, rows: Rows) -> None:
     final = {name: rows.of_runs(values) for name, values in run.finish(state).items()}
-    diverged = ~rows.of_runs(run.alive(state)) | final.get("diverged", False)
+    diverged = ~rows.of_runs(run.alive(state)) | np.asarray(final.get("diverged", False), bool)
     status = np.where(rows.stopped_at >= 0, _STOPPED, np.where(diverged, _DIVERGED, _FINISHED))
     final |= {"status": status.astype(np.int8), "stopped_at": rows.stopped_at}
     wanted = part.plan.combinations[number].variables

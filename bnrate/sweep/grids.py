@@ -73,6 +73,8 @@ def read(grid: Mapping[str, Axis]) -> Grid:
       ValueError: an axis that is empty, repeats a value (as JAX sees it) or mixes kinds; zipped
         names of unequal lengths; a name used twice; no axis of numbers.
     """
+    if not isinstance(grid, Mapping):
+        raise ValueError(f"the grid must be a dict of axes by name, got {type(grid).__name__}")
     static, traced = {}, {}
     for dim, axis in grid.items():
         if isinstance(axis, Mapping):
@@ -134,7 +136,7 @@ def _zipped(dim: str, axis: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _values(name: str, axis: Any) -> np.ndarray:
     """The values of an axis, after a check that JAX can hold them."""
     values = np.asarray(axis)
-    strings = sum(isinstance(value, str) for value in axis)
+    strings = sum(isinstance(value, str) for value in axis) if values.ndim == 1 else 0
     if values.ndim != 1 or values.dtype.kind not in "fiuU" or strings not in (0, values.size):
         raise ValueError(f"axis '{name}' must be a list of numbers or of strings, got {axis!r}")
     if values.size == 0:

@@ -116,13 +116,13 @@ class Programs(NamedTuple):
 def compiled_advance(traced: Traced, place: Layout, way: Way, records: int) -> Any:
     """Compile the one program that takes the time.
 
-    It takes states, the batches to do on each device, and the records; it gives states and records.
-    The states given are used up.
+    It takes states, which of them are to go on, and the records; it gives states and records.  The
+    states given are used up.
 
     Raises:
       ValueError: the compiler does not know an option; one batch does not fit in the memory.
     """
-    batches = jax.ShapeDtypeStruct((place.mesh.size,), jnp.int32, sharding=place.sharding)
+    going = jax.ShapeDtypeStruct(place.owner.shape, jnp.bool_, sharding=place.sharding)
     bound = jax.ShapeDtypeStruct((), jnp.int32)
     lowered = jax.jit(
         jax.shard_map(
@@ -133,7 +133,7 @@ def compiled_advance(traced: Traced, place: Layout, way: Way, records: int) -> A
             check_vma=False,
         ),
         donate_argnums=0,
-    ).lower(place.like(traced.state), batches, bound)
+    ).lower(place.like(traced.state), going, bound)
     return lowered.compile(dict(way.options) or None)
 
 
@@ -174,6 +174,12 @@ def needed_bytes(advance: Any) -> int:
     )
 
 
+def scratch_bytes(advance: Any) -> int:
+    """What of it is needed only while a batch is computed."""
+    account = advance.memory_analysis()
+    return 0 if account is None else account.temp_size_in_bytes
+
+
 def free_bytes(device: jax.Device) -> float:
     """What a device has left; host devices share the memory of the machine equally."""
     stats = device.memory_stats()
@@ -187,33 +193,37 @@ def free_bytes(device: jax.Device) -> float:
 
 
 def _advance_rows(
-    traced: Traced, width: int, records: int, state: PyTree, batches: Array, bound: Array
+    traced: Traced, width: int, records: int, state: PyTree, going: Array, bound: Array
 ) -> tuple[PyTree, PyTree]:
-    """The first batches of a device's rows, batch after batch; what is not computed is blank."""
+    """A device's rows, batch after batch, up to the last that goes on; the rest is blank."""
     rows = jax.tree.leaves(state)[0].shape[0]
     blank = jax.tree.map(
         lambda leaf: _blank((rows, records, *leaf.shape), leaf.dtype), traced.record
     )
 
+    def rows_of(b: Array, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, b * width, width), tree)
+
     def take(b: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         states, traces = carry
-        batch = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, b * width, width), states
-        )
-        batch, trace = _advance_batch(traced, width, records, batch, bound)
+        batch = rows_of(b, states), rows_of(b, going)
+        batch, trace = _advance_batch(traced, width, records, *batch, bound)
         return jax.tree.map(
             lambda leaf, part: jax.lax.dynamic_update_slice_in_dim(leaf, part, b * width, 0),
             (states, traces),
             (batch, trace),
         )
 
-    return jax.lax.fori_loop(0, batches[0], take, (state, blank))
+    last = jnp.max(jnp.where(going, jnp.arange(1, rows + 1), 0))
+    return jax.lax.fori_loop(0, -(-last // width), take, (state, blank))
 
 
 def _advance_batch(
-    traced: Traced, width: int, records: int, state: PyTree, bound: Array
+    traced: Traced, width: int, records: int, state: PyTree, going: Array, bound: Array
 ) -> tuple[PyTree, PyTree]:
-    """Up to `bound` records of a batch, while a run of it is alive; a dead run records blanks.
+    """Up to `bound` records of a batch, while a run of it lives: is to go on, and is alive.
+
+    The others keep their state and record blanks, so that no run's end depends on its neighbours.
 
     A batch of one is computed without vmap: its loops and branches stay what they are.
     """
@@ -228,29 +238,31 @@ def _advance_batch(
         lambda leaf: _blank((records, width, *leaf.shape), leaf.dtype), traced.record
     )
 
-    def going(carry: tuple[Array, PyTree, PyTree]) -> Array:
+    def some_live(carry: tuple[Array, PyTree, PyTree]) -> Array:
         i, state, _ = carry
-        return (i < bound) & alive(state).any()
+        return (i < bound) & (going & alive(state)).any()
 
     def record(carry: tuple[Array, PyTree, PyTree]) -> tuple[Array, PyTree, PyTree]:
         i, state, trace = carry
-        living = alive(state)
-        state, now = advance(state)
-        now = jax.tree.map(lambda leaf: _where(living, leaf), now)
+        living = going & alive(state)
+        after, now = advance(state)
+        if width > 1:  # a batch of one is here only if it lives
+            after = jax.tree.map(functools.partial(_where, living), after, state)
+            blanks = jax.tree.map(lambda leaf: _blank(leaf.shape, leaf.dtype), now)
+            now = jax.tree.map(functools.partial(_where, living), now, blanks)
         trace = jax.tree.map(
             lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, i, 0), trace, now
         )
-        return i + 1, state, trace
+        return i + 1, after, trace
 
     start = jnp.zeros((), jnp.int32)
-    _, state, trace = jax.lax.while_loop(going, record, (start, state, trace))
+    _, state, trace = jax.lax.while_loop(some_live, record, (start, state, trace))
     return state, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trace)
 
 
-def _where(living: Array, new: Array) -> Array:
-    """What the living recorded, and blanks."""
-    mask = living.reshape(-1, *(1,) * (new.ndim - 1))
-    return jnp.where(mask, new, _blank((1,) * new.ndim, new.dtype))
+def _where(living: Array, new: Array, old: Array) -> Array:
+    """The one for the living, the other for the rest."""
+    return jnp.where(living.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 def _blank(shape: tuple[int, ...], dtype: Any) -> Array:

@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, PyTree
 
 
@@ -88,19 +89,19 @@ def trace(run: Run, point: Mapping[str, np.ndarray]) -> Traced:
         name: jax.ShapeDtypeStruct((), jax.dtypes.canonicalize_dtype(values.dtype))
         for name, values in point.items()
     }
-    alive = getattr(run, "alive", lambda state: jnp.array(True))
-    init, advance, finish, alive = map(jax.jit, (run.init, run.advance, run.finish, alive))
+    lives = getattr(run, "alive", lambda state: jnp.array(True))
+    init, advance, finish, alive = map(jax.jit, (run.init, run.advance, run.finish, lives))
     state, first = _traced("init", run.init, init, shapes)
     (after, record), second = _traced("advance", run.advance, advance, state)
     final, third = _traced("finish", run.finish, finish, state)
     _check_state(state, after)
     for name, values in (("advance", record), ("finish", final)):
         _check_values(name, values)
-    living = jax.eval_shape(alive, state)
+    living, fourth = _traced("alive", lives, alive, state)
     if getattr(living, "shape", None) != () or living.dtype != bool:
         raise ValueError(f"`alive` must return one boolean, got {living}")
-    _check_dims(run, record)
-    fingerprint = hashlib.sha256("".join((first, second, third)).encode()).hexdigest()[:16]
+    _check_dims(run, {**final, **record})
+    fingerprint = hashlib.sha256("".join((first, second, third, fourth)).encode()).hexdigest()[:16]
     return Traced(run, shapes, state, record, final, alive, init, advance, finish, fingerprint)
 
 
@@ -131,13 +132,26 @@ def _traced(name: str, given: Callable, jitted: Any, argument: PyTree) -> tuple[
 def _fingerprint(program: Any) -> str:
     """A hash of a program's text and of the constants in it."""
     digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)).encode())
-    for constant in program.consts:
+    for constant in _constants(program):
         if isinstance(constant, jax.Array) and jax.dtypes.issubdtype(
             constant.dtype, jax.dtypes.prng_key
         ):
             constant = jax.random.key_data(constant)
         digest.update(np.ascontiguousarray(constant).tobytes())
     return digest.hexdigest()
+
+
+def _constants(program: Any) -> Iterator[Any]:
+    """Those of a program and of the programs that it calls."""
+    if isinstance(program, tuple | list):
+        for one in program:
+            yield from _constants(one)
+    elif isinstance(program, ClosedJaxpr):
+        yield from program.consts
+        yield from _constants(program.jaxpr)
+    elif isinstance(program, Jaxpr):
+        for equation in program.eqns:
+            yield from _constants(list(equation.params.values()))
 
 
 def _check_state(before: PyTree, after: PyTree) -> None:
@@ -167,6 +181,10 @@ def _check_values(name: str, values: Any) -> None:
         )
         if not numeric:
             raise ValueError(f"`{name}` must return a dict of numeric arrays; '{key}' is {array}")
+        if not isinstance(key, str) or set(key) & set("/*?[]"):
+            raise ValueError(f"`{name}` must return arrays by names without /*?[], got {key!r}")
+        if jax.dtypes.issubdtype(array.dtype, np.complexfloating):
+            raise ValueError(f"'{key}' of `{name}` is complex; give its real and imaginary parts")
 
 
 def _check_dims(run: Run, record: Mapping[str, Any]) -> None:

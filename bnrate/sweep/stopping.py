@@ -13,7 +13,8 @@ class Hopeless:
     """Stop a run whose recent mean of a variable is above `factor` times the best run's.
 
     A heuristic: a run that starts slowly may be stopped though it would have won.  What was
-    stopped, and when, is in the Dataset (`status`, `stopped_at`), and counts as worst.
+    stopped, and when, is in the Dataset (`status`, `stopped_at`), and counts as worst.  The best
+    run is that of the same combination of static axes, and of the same process or shard.
 
     Attributes:
       factor: above 1.

@@ -89,7 +89,7 @@ def run(
     if not callable(make):
         raise ValueError(f"make must be a function that returns a run, got {type(make).__name__}")
     told.check(callbacks)
-    _check_executor(executor, width)
+    _check_options(executor, width, resume, stop)
     read = grids.read(grid)
     share = _share(shard, out, read.runs)
     mine = share.runs(read.runs)
@@ -106,7 +106,8 @@ def run(
         "chunk": records * stride,
     }
     about = {"config": config or {}, "labels": labels or {}, "attrs": attrs or {}}
-    plan = _plan(read, traced, steps, asked, stop, **_json(about))
+    plan = _plan(read, traced, steps, asked, stop, devices[0], **_json(about))
+    _try_out(plan)
     if out is None:
         part = results.in_memory(plan)
         execute(Sweep(work, _chooser(part, work, executor, width), part, callbacks, stop))
@@ -175,9 +176,10 @@ def _plan(
     steps: int,
     asked: Mapping[str, Any],
     stop: Stop | None,
+    device: jax.Device,
     *,
     config: Mapping[str, Any],
-    labels: Mapping[str, tuple[str, list[Any]]],
+    labels: Mapping[str, Sequence[Any]],
     attrs: Mapping[str, Any],
 ) -> Plan:
     """What will be computed."""
@@ -193,9 +195,20 @@ def _plan(
             _combination(static, one, stop is not None)
             for static, one in zip(grid.combinations, traced, strict=True)
         ),
-        identity=_identity(grid, steps, asked, traced, config, stop),
+        identity=_identity(grid, steps, asked, traced, config, stop, device),
         attrs={**results.provenance(config), **asked, **attrs},
     )
+
+
+def _try_out(plan: Plan) -> None:
+    """Put an empty Dataset together, so that names which clash are found before any work."""
+    try:
+        results.together(dataclasses.replace(plan, steps=plan.stride), [])
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"these runs do not make a Dataset: {error}; axes, labels, records and final values must "
+            "all have names of their own, and none the name 'step'"
+        ) from error
 
 
 def _json(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,15 +232,17 @@ def _json(values: Mapping[str, Any]) -> dict[str, Any]:
     return written
 
 
-def _check_executor(executor: str, width: int | None) -> None:
+def _check_options(executor: str, width: int | None, resume: bool | str, stop: Stop | None) -> None:
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor {executor!r}; choose one of {', '.join(EXECUTORS)}")
-    if width is None:
-        return
-    if executor == "auto":
+    if width is not None and executor == "auto":
         raise ValueError("the width is measured with executor 'auto'; give it to 'map' or 'vmap'")
-    if width < 1:
+    if width is not None and width < 1:
         raise ValueError(f"width must be at least 1 run, got {width}")
+    if resume not in (True, False, "anyway"):
+        raise ValueError(f"resume must be True, False or 'anyway', got {resume!r}")
+    if stop is not None and (isinstance(stop, type) or not callable(stop)):
+        raise ValueError(f"stop must be a function of steps and records, got {stop!r}")
 
 
 def _share(shard: tuple[int, int] | None, out: str | Path | None, runs: int) -> Share:
@@ -264,14 +279,16 @@ def _stride(traced: Sequence[Traced]) -> int:
 
 def _records(steps: int, chunk: int | None, stride: int) -> int:
     """The records of a chunk."""
-    if chunk is None:
+    if stride < 1:
+        raise ValueError(f"the runs' stride must be at least 1 step, got {stride}")
+    if chunk is None and isinstance(steps, int | np.integer):
         chunk = stride * max(1, -(-steps // (_CHUNKS * stride)))
-    for name, value in (("steps", steps), ("chunk", chunk)):
-        if value < 1 or value % stride:
+    for name, value in (("steps", steps), ("chunk", steps if chunk is None else chunk)):
+        if not isinstance(value, int | np.integer) or value < 1 or value % stride:
             raise ValueError(
                 f"{name} must be a positive multiple of the stride {stride}, got {value}"
             )
-    return min(chunk, steps) // stride
+    return int(min(chunk, steps)) // stride
 
 
 def _combination(static: Mapping[str, str], one: Traced, stopping: bool) -> Combination:
@@ -314,6 +331,7 @@ def _identity(
     traced: Sequence[Traced],
     config: Mapping[str, Any],
     stop: Stop | None,
+    device: jax.Device,
 ) -> dict[str, Any]:
     """All that the numbers depend on, in JSON."""
     axes = {
@@ -324,11 +342,12 @@ def _identity(
         "axes": {dim: axes[dim] if dim in axes else grid.static[dim] for dim in grid.dims},
         "order of axes": grid.dims,
         "steps": steps,
+        "stride": traced[0].run.stride,
         **asked,
         "early stopping": _said(stop),
         "programs": [one.fingerprint for one in traced],
         "config": dict(config),
-        "device": jax.local_devices()[0].device_kind,
+        "device": device.device_kind,
         "bnrate": bnrate.__version__,
         "jax": jax.__version__,
     }

@@ -5,16 +5,19 @@ the platform and tries the compiler's options and other widths as long as they g
 more than a tenth of what the sweep will take.  The choice is remembered in the user's cache folder.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jaxtyping import PyTree
 
@@ -109,12 +112,19 @@ def widest(work: Work) -> Chosen:
       ValueError: not even one at a time does.
     """
     width, free = work.share, programs.free_bytes(work.devices[0])
-    while True:
-        chosen = _compiled(work, Way(width), "all that fit in the memory")
-        needed = programs.needed_bytes(chosen.advance)
-        if width == 1 or needed <= free:
-            return compiled(work, chosen.way) if needed > free else chosen
+    while width > 1:
+        try:
+            chosen = _compiled(work, Way(width), "all that fit in the memory")
+            needed = programs.needed_bytes(chosen.advance)
+        except jax.errors.JaxRuntimeError as error:  # some compilers say so themselves
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            needed = math.inf
+        else:
+            if needed <= free:
+                return chosen
         width = max(1, min(width // 2, int(width * free / needed)))
+    return compiled(work, Way(1), "all that fit in the memory")
 
 
 def fastest(work: Work) -> Chosen:
@@ -126,7 +136,9 @@ def fastest(work: Work) -> Chosen:
     key = _key(work)
     known = caching.ways().get(key)
     if known is not None:
-        return compiled(work, Way.from_json(known), "the fastest when measured before")
+        # It may not fit any more: then measure again.
+        with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):
+            return compiled(work, Way.from_json(known), "the fastest when measured before")
     search = _Search(work)
     chosen = search.run()
     if search.complete:
@@ -148,6 +160,10 @@ class _Search:
         self.compiling = time.perf_counter() - self.start
         self.state = _state(work, self.best.place)
         self.records = self._enough()
+        # What the sweep takes, and what it costs to compare another way.
+        once = self._seconds(self.best)
+        self.total = once / self.records * work.share * work.records
+        self.comparing = 2 * _REPEATS * once * self.best.way.width
 
     def run(self) -> Chosen:
         """The best way found."""
@@ -168,16 +184,16 @@ class _Search:
         """Whether another way is better; it is then the best."""
         if way == self.best.way or str(way) in self.tried or not self.complete:
             return False
+        if self._expected_bytes(way.width) > self.most:
+            return False
         spent = time.perf_counter() - self.start
-        if spent + self.compiling > _BUDGET * self._total_seconds():
+        if spent + self.compiling + self.comparing > _BUDGET * self.total:
             self.complete = False
             return False
         self.tried.append(str(way))
         try:
             other = compiled(self.work, way)
         except (jax.errors.JaxRuntimeError, ValueError):  # an unknown option; too little memory
-            return False
-        if programs.needed_bytes(other.advance) > self.most:
             return False
         times = [(self._seconds(self.best), self._seconds(other)) for _ in range(_REPEATS)]
         old, new = map(min, zip(*times, strict=True))
@@ -187,25 +203,28 @@ class _Search:
         self.best = other
         return True
 
-    def _enough(self) -> int:
-        """Records that take long enough to be timed."""
-        self._seconds(self.best, 1)
-        once = self._seconds(self.best, 1)
-        return max(1, min(self.work.chunk, round(_SECONDS / once)))
+    def _expected_bytes(self, width: int) -> float:
+        """What another width will need: as many times the scratch memory, and the same states."""
+        scratch = programs.scratch_bytes(self.best.advance)
+        rest = programs.needed_bytes(self.best.advance) - scratch
+        return rest + scratch * width / self.best.way.width
 
-    def _total_seconds(self) -> float:
-        per_record = self._seconds(self.best) / self.records
-        return per_record * self.work.share * self.work.records
+    def _enough(self) -> int:
+        """Records of a batch that take long enough to be timed."""
+        self._seconds(self.best, 1)
+        once = self._seconds(self.best, 1) * self.best.way.width
+        return max(1, min(self.work.chunk, round(_SECONDS / once)))
 
     def _seconds(self, one: Chosen, records: int | None = None) -> float:
         """Of one run and `records` records, from one batch on each device."""
-        state = _laid_out(self.state, one.place)
-        batches = jax.device_put(np.ones(one.place.mesh.size, np.int32), one.place.sharding)
+        rows, width, devices = one.place.rows, one.way.width, one.place.mesh.size
+        state = _laid_out(one.place.mesh, rows)(self.state)
+        going = jax.device_put(np.tile(np.arange(rows) < width, devices), one.place.sharding)
         bound = jnp.int32(self.records if records is None else records)
         jax.block_until_ready(state)
         start = time.perf_counter()
-        jax.block_until_ready(one.advance(state, batches, bound))
-        return (time.perf_counter() - start) / one.way.width
+        jax.block_until_ready(one.advance(state, going, bound))
+        return (time.perf_counter() - start) / width
 
 
 def _compiled(work: Work, way: Way, how: str) -> Chosen:
@@ -217,17 +236,18 @@ def _state(work: Work, place: Layout) -> PyTree:
     return programs.programs(work.traced, place).init(place.points(work.points))
 
 
-def _laid_out(state: PyTree, place: Layout) -> PyTree:
+@functools.cache
+def _laid_out(mesh: jax.sharding.Mesh, rows: int) -> Callable[[PyTree], PyTree]:
     """A copy of each device's first states, as many as another layout has rows."""
 
-    def rows(leaf: jax.Array) -> jax.Array:
-        return leaf[np.arange(place.rows) % leaf.shape[0]]
+    def some(leaf: jax.Array) -> jax.Array:
+        return leaf[np.arange(rows) % leaf.shape[0]]
 
-    return programs.placed(lambda given: jax.tree.map(rows, given), place.mesh)(state)
+    return programs.placed(lambda state: jax.tree.map(some, state), mesh)
 
 
 def _key(work: Work) -> str:
     """The problem, the devices and the versions."""
     said = [work.traced.fingerprint, work.devices[0].device_kind, len(work.devices), work.share]
-    said += [os.cpu_count(), bnrate.__version__, jax.__version__]
+    said += [work.chunk, os.cpu_count(), bnrate.__version__, jax.__version__, jaxlib.__version__]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
