@@ -227,7 +227,7 @@ def _check_measures(
     if not isinstance(values, dict):
         raise ValueError(f"`measures` must return arrays by name, got {type(values).__name__}")
     for name, value in values.items():
-        if not hasattr(value, "dtype") or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+        if not hasattr(value, "dtype") or jnp.issubdtype(value.dtype, jax.dtypes.extended):
             raise ValueError(f"`measures` must return numeric arrays by name; '{name}' is {value}")
         if name in taken:
             raise ValueError(f"`measures` returns '{name}', which is recorded already; rename it")

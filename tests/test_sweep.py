@@ -352,11 +352,6 @@ BAD = {
         "unknown executor 'pmap'; choose one of auto, map, vmap",
     ),
     "steps": (GRID, {"steps": 0}, "steps must be a positive multiple of the stride 1, got 0"),
-    "fraction": (
-        GRID,
-        {"steps": 4.0},
-        "steps must be a positive multiple of the stride 1, got 4.0",
-    ),
     "scalar": ({"rate": [0.1], "seed": 0}, {}, "axis 'seed' must be a list of numbers or of"),
     "resume": (
         GRID,
@@ -410,7 +405,10 @@ BROKEN = {
         ),
         "`finish` is not pure",
     ),
-    "complex": (broken(finish=lambda self, s: {"a": s["w"] * 1j}), "'a' of `finish` is complex"),
+    "complex": (
+        broken(finish=lambda self, s: {"a": jax.lax.complex(s["w"], s["w"])}),
+        "'a' of `finish` is complex",
+    ),
     "slash": (
         broken(finish=lambda self, s: {"a/b": s["w"]}),
         r"by names without /\*\?\[\], got 'a/b'",

@@ -24,7 +24,8 @@ def cache_compilations(folder: str | Path | None = None) -> None:
     Args:
       folder: default `programs` in this package's cache folder.
     """
-    if jax.config.jax_compilation_cache_dir is not None and folder is None:
+    set_before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if set_before is not None and folder is None:
         return
     try:
         folder = folder or cache_folder() / "programs"

@@ -241,7 +241,7 @@ def _interruptible(part: Part) -> Iterator[Callable[[], None]]:
 
     on_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if on_main and part.folder is not None else ()
-    old = {number: signal.signal(number, remember) for number in numbers}
+    old: dict[int, Any] = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield interrupted
     finally:

@@ -88,7 +88,7 @@ class Layout(NamedTuple):
         )
 
 
-def layout(runs: int, width: int, devices: Sequence[jax.Device]) -> Layout:
+def layout(runs: int, width: int, devices: Sequence[Any]) -> Layout:
     """Deal the runs to the devices, each a whole number of batches."""
     mesh = jax.make_mesh((len(devices),), ("runs",), (_AUTO,), devices=devices)
     share = -(-runs // len(devices))
@@ -180,7 +180,7 @@ def scratch_bytes(advance: Any) -> int:
     return 0 if account is None else account.temp_size_in_bytes
 
 
-def free_bytes(device: jax.Device) -> float:
+def free_bytes(device: Any) -> float:
     """What a device has left; host devices share the memory of the machine equally."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:

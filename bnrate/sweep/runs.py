@@ -133,9 +133,7 @@ def _fingerprint(program: Any) -> str:
     """A hash of a program's text and of the constants in it."""
     digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)).encode())
     for constant in _constants(program):
-        if isinstance(constant, jax.Array) and jax.dtypes.issubdtype(
-            constant.dtype, jax.dtypes.prng_key
-        ):
+        if isinstance(constant, jax.Array) and jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
             constant = jax.random.key_data(constant)
         digest.update(np.ascontiguousarray(constant).tobytes())
     return digest.hexdigest()
@@ -177,13 +175,13 @@ def _check_values(name: str, values: Any) -> None:
         raise ValueError(f"`{name}` must return a dict of arrays, got {type(values).__name__}")
     for key, array in values.items():
         numeric = hasattr(array, "dtype") and (
-            array.dtype == bool or jax.dtypes.issubdtype(array.dtype, np.number)
+            array.dtype == bool or jnp.issubdtype(array.dtype, np.number)
         )
         if not numeric:
             raise ValueError(f"`{name}` must return a dict of numeric arrays; '{key}' is {array}")
         if not isinstance(key, str) or set(key) & set("/*?[]"):
             raise ValueError(f"`{name}` must return arrays by names without /*?[], got {key!r}")
-        if jax.dtypes.issubdtype(array.dtype, np.complexfloating):
+        if jnp.issubdtype(array.dtype, np.complexfloating):
             raise ValueError(f"'{key}' of `{name}` is complex; give its real and imaginary parts")
 
 

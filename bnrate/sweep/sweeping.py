@@ -34,7 +34,7 @@ def run(
     chunk: int | None = None,
     executor: str = "auto",
     width: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     out: str | Path | None = None,
     resume: bool | str = True,
     overwrite: bool = False,
@@ -176,7 +176,7 @@ def _plan(
     steps: int,
     asked: Mapping[str, Any],
     stop: Stop | None,
-    device: jax.Device,
+    device: Any,
     *,
     config: Mapping[str, Any],
     labels: Mapping[str, Sequence[Any]],
@@ -206,8 +206,8 @@ def _try_out(plan: Plan) -> None:
         results.together(dataclasses.replace(plan, steps=plan.stride), [])
     except (ValueError, KeyError) as error:
         raise ValueError(
-            f"these runs do not make a Dataset: {error}; axes, labels, records and final values must "
-            "all have names of their own, and none the name 'step'"
+            f"these runs do not make a Dataset: {error}; axes, labels, records and final values "
+            "must all have names of their own, and none the name 'step'"
         ) from error
 
 
@@ -262,7 +262,7 @@ def _share(shard: tuple[int, int] | None, out: str | Path | None, runs: int) -> 
     return share
 
 
-def _devices(devices: Sequence[jax.Device] | None, runs: int) -> list[jax.Device]:
+def _devices(devices: Sequence[Any] | None, runs: int) -> list[Any]:
     if devices is None:
         return jax.local_devices()
     if not 1 <= len(devices) <= runs:
@@ -281,13 +281,15 @@ def _records(steps: int, chunk: int | None, stride: int) -> int:
     """The records of a chunk."""
     if stride < 1:
         raise ValueError(f"the runs' stride must be at least 1 step, got {stride}")
-    if chunk is None and isinstance(steps, int | np.integer):
-        chunk = stride * max(1, -(-steps // (_CHUNKS * stride)))
-    for name, value in (("steps", steps), ("chunk", steps if chunk is None else chunk)):
+    for name, value in (("steps", steps), ("chunk", chunk)):
+        if value is None:
+            continue
         if not isinstance(value, int | np.integer) or value < 1 or value % stride:
             raise ValueError(
                 f"{name} must be a positive multiple of the stride {stride}, got {value}"
             )
+    if chunk is None:
+        chunk = stride * -(-steps // (_CHUNKS * stride))
     return int(min(chunk, steps)) // stride
 
 
@@ -319,8 +321,10 @@ def _combination(static: Mapping[str, str], one: Traced, stopping: bool) -> Comb
 
 def _said(stop: Stop | None) -> str | None:
     """Which rule of stopping it is: a dataclass says its settings, a function its name."""
-    if stop is None or dataclasses.is_dataclass(stop):
-        return stop and repr(stop)
+    if stop is None:
+        return None
+    if dataclasses.is_dataclass(stop):
+        return repr(stop)
     return getattr(stop, "__qualname__", type(stop).__name__)
 
 
@@ -331,7 +335,7 @@ def _identity(
     traced: Sequence[Traced],
     config: Mapping[str, Any],
     stop: Stop | None,
-    device: jax.Device,
+    device: Any,
 ) -> dict[str, Any]:
     """All that the numbers depend on, in JSON."""
     axes = {

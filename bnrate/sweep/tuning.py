@@ -8,6 +8,7 @@ more than a tenth of what the sweep will take.  The choice is remembered in the 
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jaxtyping import PyTree
 
@@ -58,7 +58,7 @@ class Work(NamedTuple):
 
     traced: Traced
     points: Mapping[str, np.ndarray]
-    devices: Sequence[jax.Device]
+    devices: Sequence[Any]
     chunk: int
     records: int
 
@@ -249,5 +249,11 @@ def _laid_out(mesh: jax.sharding.Mesh, rows: int) -> Callable[[PyTree], PyTree]:
 def _key(work: Work) -> str:
     """The problem, the devices and the versions."""
     said = [work.traced.fingerprint, work.devices[0].device_kind, len(work.devices), work.share]
-    said += [work.chunk, os.cpu_count(), bnrate.__version__, jax.__version__, jaxlib.__version__]
+    said += [
+        work.chunk,
+        os.cpu_count(),
+        bnrate.__version__,
+        jax.__version__,
+        importlib.metadata.version("jaxlib"),
+    ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
