@@ -30,11 +30,7 @@ def moments(x: Float[Array, "*batch channels"]) -> Moments:
     """
     x, axes = _wide(x), tuple(range(x.ndim - 1))
     mean = jnp.mean(x, axes)
-    fixed = jax.lax.stop_gradient(mean)
-    # About any fixed number the variance is mean (x - fixed)^2 - (mean - fixed)^2, which has the
-    # same derivatives, of any order, as (x - mean)^2, for one sum over x less in the gradient.
-    var = jnp.mean(jnp.square(x - _channels(fixed, x)), axes) - jnp.square(mean - fixed)
-    return Moments(mean, var)
+    return Moments(mean, jnp.mean(jnp.square(x - _channels(mean, x)), axes))
 
 
 def running(average: Moments, batch: Moments, decay: float = 0.9) -> Moments:
@@ -79,16 +75,38 @@ def batch_norm(
     Array([[-1.,  0.],
            [ 1.,  0.]], dtype=float32)
     """
-    factor = inverse_deviation(using, eps)
-    # One product with x, hence one sum over it in the gradient, for the deviation and the scale.
+    centred = _wide(x) - _channels(using.mean, x)
+    return _affine(centred, inverse_deviation(using, eps), scale, bias).astype(x.dtype)
+
+
+def over_batch(
+    x: Float[Array, "*batch channels"],
+    scale: Float[Array, " channels"] | None = None,
+    bias: Float[Array, " channels"] | None = None,
+    *,
+    eps: float = 0.0,
+) -> tuple[Float[Array, "*batch channels"], Moments]:
+    """`batch_norm` with the moments of x itself, and these moments.
+
+    The same numbers; but x is centred once, so that its gradient takes a sum over the batch less.
+
+    >>> y, using = over_batch(jnp.array([[1., 5.], [3., 5.]]))
+    >>> y, using.mean
+    (Array([[-1.,  0.],
+           [ 1.,  0.]], dtype=float32), Array([2., 5.], dtype=float32))
+    """
+    wide, axes = _wide(x), tuple(range(x.ndim - 1))
+    mean = jnp.mean(wide, axes)
+    centred = wide - _channels(mean, x)
+    using = Moments(mean, jnp.mean(jnp.square(centred), axes))
+    return _affine(centred, inverse_deviation(using, eps), scale, bias).astype(x.dtype), using
+
+
+def _affine(centred: Array, factor: Array, scale: Array | None, bias: Array | None) -> Array:
+    """Centred * factor * scale + bias, with one product: one sum over it in the gradient."""
     factor = factor if scale is None else factor * scale.astype(factor.dtype)
-    # And the mean as a fixed number and what it differs by, which is added with the bias, so that
-    # one sum over the gradient serves them both.
-    fixed = jax.lax.stop_gradient(using.mean)
-    shift = (fixed - using.mean) * factor
-    shift = shift if bias is None else shift + bias.astype(factor.dtype)
-    y = (_wide(x) - _channels(fixed, x)) * _channels(factor, x) + _channels(shift, x)
-    return y.astype(x.dtype)
+    y = centred * _channels(factor, centred)
+    return y if bias is None else y + _channels(bias.astype(factor.dtype), centred)
 
 
 def _wide(x: Array) -> Array:

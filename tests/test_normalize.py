@@ -103,7 +103,7 @@ def of_the_batch(apply):
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("given", ["of the batch", "moments"])
 def test_derivatives_are_those_of_the_formula(order, given, float64):
-    """Of any order, with respect to all arguments, though the mean is taken apart inside."""
+    """Of any order, with respect to all arguments, those of the moments included."""
     x = 3 + normal(0, (4, 2), jnp.float64)
     scale, bias = normal(1, (2,), jnp.float64), normal(2, (2,), jnp.float64)
     with jax.numpy_rank_promotion("allow"):
@@ -113,7 +113,7 @@ def test_derivatives_are_those_of_the_formula(order, given, float64):
         else:
             arguments = (x, scale, bias)
             theirs = of_the_batch(plain)
-            ours = lambda x, s, b: normalize.batch_norm(x, normalize.moments(x), s, b)  # noqa: E731
+            ours = lambda x, s, b: normalize.over_batch(x, s, b)[0]  # noqa: E731
 
         def derivative(f):
             d = lambda *a: jnp.sum(jnp.sin(f(*a)))  # noqa: E731
@@ -133,6 +133,14 @@ def test_running_moments_average_and_serve_for_evaluation():
     y = normalize.batch_norm(batches[0], average)
     np.testing.assert_allclose(y, (batches[0] - average.mean[None]) / jnp.sqrt(average.var[None]),
                                rtol=1e-4, atol=1e-5)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_over_the_batch_is_with_the_moments_of_the_batch(dtype):
+    x, scale, bias = 3 + normal(0, (16, 3), dtype), normal(1, (3,), dtype), normal(2, (3,), dtype)
+    y, using = normalize.over_batch(x, scale, bias, eps=0.1)
+    chex.assert_trees_all_equal(using, normalize.moments(x))
+    chex.assert_trees_all_equal(y, normalize.batch_norm(x, using, scale, bias, eps=0.1))
 
 
 def test_running_is_the_weighted_mean():

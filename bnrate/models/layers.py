@@ -39,12 +39,13 @@ class BatchNorm(nn.Module):
         dtype = jax.eval_shape(normalize.moments, x).mean.dtype
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, dtype)
         var = self.variable("batch_stats", "var", jnp.ones, channels, dtype)
-        using = average = normalize.Moments(mean.value, var.value)
-        if train:
-            using = normalize.moments(x)
-            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                mean.value, var.value = normalize.running(average, using, self.decay)
-        return normalize.batch_norm(x, using, scale, bias, eps=self.eps)
+        average = normalize.Moments(mean.value, var.value)
+        if not train:
+            return normalize.batch_norm(x, average, scale, bias, eps=self.eps)
+        y, using = normalize.over_batch(x, scale, bias, eps=self.eps)
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            mean.value, var.value = normalize.running(average, using, self.decay)
+        return y
 
 
 def per_example(norm: Callable[..., nn.Module]) -> Norm:
