@@ -247,7 +247,15 @@ def test_ctrl_c_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert results.unfinished(tmp_path / "out")["loss"].notnull().any()
 
 
-def test_a_second_ctrl_c_does_not_wait(tmp_path, whole):
+@pytest.fixture
+def listening():
+    """Ctrl-C as in a terminal: a process in the background of a script is deaf to it."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path, whole, listening):
     def impatient(progress):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
