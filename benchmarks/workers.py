@@ -176,6 +176,7 @@ def _set_up(job: Job) -> None:
     cores = os.cpu_count() or 1
     devices = job.devices or (cores if job.way.startswith("sweep") else 1)
     jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_compilation_cache_dir", None)  # whatever the user's environment says
     _here["folder"] = tempfile.TemporaryDirectory()
     os.environ["XDG_CACHE_HOME"] = job.cache or _here["folder"].name
     if job.cache:

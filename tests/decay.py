@@ -111,26 +111,3 @@ def snapshot(folder, place):
     if folder.exists():
         with contextlib.suppress(shutil.Error):  # another thread is writing there
             shutil.copytree(folder, place)
-
-
-@contextlib.contextmanager
-def cached_compilations(folder):
-    """Compile each program once, however often it is run."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    from bnrate import sweep
-
-    names = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
-    )
-    before = {name: getattr(jax.config, name) for name in names}
-    compilation_cache.reset_cache()
-    sweep.cache_compilations(folder)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()

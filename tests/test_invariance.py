@@ -228,7 +228,7 @@ def test_every_batch_must_agree():
 
 
 @pytest.mark.parametrize(
-    "model", [models.MLP((8, 6), 4), models.VGG(4, width=2)], ids=["mlp", "vgg"]
+    "model", [models.MLP((8, 6), 4), models.VGG(4, width=4)], ids=["mlp", "vgg"]
 )
 def test_networks(model, key):
     """With BatchNorm each kernel by output channel, all (scale, bias) but the last; else none."""

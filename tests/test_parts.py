@@ -14,17 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from decay import CHUNK, GRID, ONE_BY_ONE, STEPS, Decay, assert_same, bits, cached_compilations
+from decay import CHUNK, GRID, ONE_BY_ONE, STEPS, Decay, assert_same, bits
 
 from bnrate import results, sweep
 from bnrate.results import Share, folders, locking, merging, parts
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("programs")
-    with cached_compilations(folder):
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -191,20 +184,19 @@ def test_killed_while_merged_parts_are_removed(folders_of, whole, tmp_path, monk
         assert [path.name for path in folder.iterdir()] == ["results.zarr"]
 
 
-def test_run_shard_in_a_pool_of_processes(whole, tmp_path, cache):
+def test_run_shard_in_a_pool_of_processes(whole, tmp_path):
     """Picklable; each worker starts anew."""
     one = functools.partial(sweep.run_shard, make=Decay, grid=GRID, out=tmp_path, **ONE_BY_ONE)
     assert pickle.loads(pickle.dumps(one)).keywords == one.keywords
     with concurrent.futures.ProcessPoolExecutor(
-        2, multiprocessing.get_context("spawn"), cached_compilations_for_ever, (str(cache),)
+        2, multiprocessing.get_context("spawn"), two_devices
     ) as pool:
         assert set(pool.map(one, range(2), [2] * 2)) == {str(tmp_path)}
     assert_same(results.merge([tmp_path], tmp_path), whole)
 
 
-def cached_compilations_for_ever(folder):
+def two_devices():
     jax.config.update("jax_num_cpu_devices", 2)
-    sweep.cache_compilations(folder)
 
 
 # Processes of one job wait for each other.

@@ -24,19 +24,18 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), heartbeat_timeout_seconds=3)
 from bnrate import sweep
 from decay import *
-sweep.cache_compilations(sys.argv[3])
 class Slow:
     def on_chunk(self, progress):
         print("chunk", flush=True)
-        time.sleep(float(sys.argv[5]))
-ds = sweep.run(Decay, GRID, out=sys.argv[4], callbacks=[Slow()], **ONE_BY_ONE)
+        time.sleep(float(sys.argv[4]))
+ds = sweep.run(Decay, GRID, out=sys.argv[3], callbacks=[Slow()], **ONE_BY_ONE)
 assert (ds["status"] != "unfinished").all()
 print("whole", flush=True)
 """
 
 
 @contextlib.contextmanager
-def job(out, cache, seconds=(0, 0)):
+def job(out, seconds=(0, 0)):
     """Two processes that sleep so many seconds after each chunk."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,7 +43,7 @@ def job(out, cache, seconds=(0, 0)):
     paths = [str(Path(__file__).parent), *sys.path]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(i), str(cache), str(out), str(seconds[i])],
+            [sys.executable, "-c", PROCESS, address, str(i), str(out), str(seconds[i])],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -68,13 +67,8 @@ def whole():
     return sweep.run(Decay, GRID, **ONE_BY_ONE)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("programs")
-
-
-def finishes(out, cache, whole):
-    with job(out, cache) as processes:
+def finishes(out, whole):
+    with job(out) as processes:
         said = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert all(out.endswith("whole\n") for out, _ in said)
@@ -82,15 +76,15 @@ def finishes(out, cache, whole):
     assert [path.name for path in out.iterdir()] == ["results.zarr"]
 
 
-def test_two_processes_give_the_bits_of_one(tmp_path, cache, whole):
-    finishes(tmp_path / "out", cache, whole)
+def test_two_processes_give_the_bits_of_one(tmp_path, whole):
+    finishes(tmp_path / "out", whole)
 
 
 @pytest.mark.parametrize("dies", [0, 1])
-def test_one_of_two_processes_dies(tmp_path, cache, whole, dies):
+def test_one_of_two_processes_dies(tmp_path, whole, dies):
     """The other says so, or JAX ends it; the same again gives the same bits."""
     seconds = (60, 0) if dies == 0 else (0, 60)
-    with job(tmp_path / "out", cache, seconds) as processes:
+    with job(tmp_path / "out", seconds) as processes:
         assert processes[dies].stdout.readline() == "chunk\n"
         other = processes[1 - dies]
         assert [other.stdout.readline() for _ in range(3)] == ["chunk\n"] * 3
@@ -104,4 +98,4 @@ def test_one_of_two_processes_dies(tmp_path, cache, whole, dies):
     assert ours in said or (dies == 0 and theirs in said)
     left = results.unfinished(tmp_path / "out")
     assert left["loss"].isel(step=0).notnull().all()  # the first chunk of each part is safe
-    finishes(tmp_path / "out", cache, whole)
+    finishes(tmp_path / "out", whole)

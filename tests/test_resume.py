@@ -24,7 +24,6 @@ from decay import (
     assert_same,
     before_changes,
     bits,
-    cached_compilations,
     snapshot,
 )
 
@@ -34,13 +33,6 @@ from bnrate.results.parts import Part
 
 WAYS = {"one by one": ONE_BY_ONE, "together": TOGETHER}
 INSTANTS = 7  # of more than two hundred
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("programs")
-    with cached_compilations(folder):
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +171,6 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 from bnrate import sweep
 from decay import *
-sweep.cache_compilations(sys.argv[2])
 class Slow:
     def on_chunk(self, progress):
         print("chunk", flush=True)
@@ -190,11 +181,11 @@ print("whole", flush=True)
 """
 
 
-def child(out, cache, *, in_chunk="import time; time.sleep(30)", before="", way="ONE_BY_ONE"):
+def child(out, *, in_chunk="import time; time.sleep(30)", before="", way="ONE_BY_ONE"):
     program = CHILD.format(in_chunk=in_chunk, before=before, way=way)
     paths = [str(Path(__file__).parent), *sys.path]
     return subprocess.Popen(
-        [sys.executable, "-c", program, str(out), str(cache)],
+        [sys.executable, "-c", program, str(out)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -202,8 +193,8 @@ def child(out, cache, *, in_chunk="import time; time.sleep(30)", before="", way=
     )
 
 
-def test_kill_9(tmp_path, cache, whole, computed):
-    with child(tmp_path / "out", cache) as process:
+def test_kill_9(tmp_path, whole, computed):
+    with child(tmp_path / "out") as process:
         assert process.stdout.readline() == "chunk\n"
         process.kill()
     assert_same(decay(tmp_path / "out"), whole["one by one"])
@@ -211,11 +202,9 @@ def test_kill_9(tmp_path, cache, whole, computed):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_waits_for_the_chunk_and_says_how_to_resume(
-    tmp_path, cache, whole, computed, number
-):
+def test_ctrl_c_waits_for_the_chunk_and_says_how_to_resume(tmp_path, whole, computed, number):
     out = tmp_path / "out"
-    with child(out, cache, in_chunk="import time; time.sleep(1)") as process:
+    with child(out, in_chunk="import time; time.sleep(1)") as process:
         assert process.stdout.readline() == "chunk\n"
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
@@ -362,11 +351,11 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
-def test_a_disk_that_is_really_full(tmp_path, cache, whole):
+def test_a_disk_that_is_really_full(tmp_path, whole):
     out = tmp_path / "out"
     # Room for what is small: the plan and rows, but not for all of a checkpoint.
     before = LIMIT.format(100)
-    with child(out, cache, in_chunk=before) as process:
+    with child(out, in_chunk=before) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "ValueError: c" in said
@@ -531,8 +520,8 @@ def test_killed_while_an_old_result_is_replaced(tmp_path):
     assert results.load(torn[0]).identical(old)
 
 
-def test_two_writers(begun, cache):
-    with child(begun, cache) as process:
+def test_two_writers(begun):
+    with child(begun) as process:
         process.stdout.readline()
         with pytest.raises(ValueError, match=f"is being written by process {process.pid} on"):
             decay(begun)

@@ -1,8 +1,8 @@
 """What is measured and chosen, on a clock of our own."""
 
 import json
+from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from test_sweep import GRID, HALF, Quadratic, work_of
@@ -131,7 +131,8 @@ def test_no_folder_to_remember_in(monkeypatch, tmp_path):
 
 def test_compilations_are_cached_where_asked(monkeypatch, tmp_path):
     set_to = {}
-    monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+    config = SimpleNamespace(jax_compilation_cache_dir=None, update=set_to.__setitem__)
+    monkeypatch.setattr(caching.jax, "config", config)
     caching.cache_compilations(tmp_path / "mine")
     assert set_to["jax_compilation_cache_dir"] == str(tmp_path / "mine")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
