@@ -142,6 +142,36 @@ def test_parameters_that_overflow_count_as_diverged_though_the_loss_is_finite():
     assert run.finish(state)["diverged_at"] == 0
 
 
+LARGEST = float(jnp.finfo(jnp.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("value", "diverges"),
+    [(np.nan, True), (np.inf, True), (-np.inf, True), (LARGEST, False), (-LARGEST, False)],
+)
+@pytest.mark.parametrize(
+    ("shape", "index"), [((), ()), ((4,), (3,)), ((2, 3, 5), (0, 0, 0)), ((2, 3, 5), (1, 2, 4))]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_one_entry_of_the_parameters_that_is_not_finite(value, diverges, shape, index, dtype):
+    value = jnp.array(value, dtype)
+    value = value if diverges else jnp.clip(value, -jnp.finfo(dtype).max, jnp.finfo(dtype).max)
+    updates = {
+        "w": jnp.zeros(shape, dtype).at[index].set(value),
+        "none": jnp.zeros((0, 2)),
+        "sure": jnp.float32(0),
+    }
+    run = train.make_run(
+        init=lambda key: (jax.tree.map(jnp.zeros_like, updates), ()),
+        loss=lambda params, extra, batch: (params["sure"], extra),
+        batch=lambda key, step: (),
+        rule=lambda rates: optax.stateless(lambda grads, params: updates),
+    )
+    state, _ = jax.jit(run.advance)(run.init(point()))
+    assert run.alive(state) != diverges
+    assert train.REASONS[state.reason] == ("the parameters are not finite" if diverges else "")
+
+
 def test_a_final_value_that_is_not_finite_counts_as_diverged():
     run = train.make_run(
         init=lambda key: ({"w": jnp.ones(3)}, ()),
