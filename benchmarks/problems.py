@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bnrate import conv, models, train
+from bnrate import certify, conv, models, train
+from bnrate.groups import Groups
 
 CLASSES, EXAMPLES = 10, 512
 
@@ -92,8 +93,11 @@ class Problem(NamedTuple):
         layers = _multiply_adds(self.shape)
         return 2 * self.batch * (3 * sum(layers) - layers[0])
 
-    def run(self, stride: int) -> train.Run:
-        """Plain SGD as a sweep takes it; a point has a rate and a seed."""
+    def run(self, stride: int, measured: bool = False) -> train.Run:
+        """Plain SGD as a sweep takes it; a point has a rate and a seed.
+
+        `measured`: each record has what happens on the sphere of each group that is proved.
+        """
         network = Network(self.shape, conv.Conv, conv.Dense, models.max_pool)
 
         def init(key):
@@ -102,7 +106,16 @@ class Problem(NamedTuple):
 
         loss = functools.partial(_loss, network)
         rule = lambda rates: optax.sgd(rates.rest)  # noqa: E731
-        return train.make_run(init=init, loss=loss, batch=self.draw, rule=rule, stride=stride)
+        some = self.x[: self.batch], self.y[: self.batch]
+        proof = certify.certify(loss, *init(jax.random.key(0)), some) if measured else None
+        return train.make_run(
+            init=init,
+            loss=loss,
+            batch=self.draw,
+            rule=rule,
+            groups=Groups() if proof is None else proof.groups.whole(),
+            stride=stride,
+        )
 
     def draw(self, key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The batch of a step."""
@@ -141,6 +154,17 @@ def problem(name: str, batch: int) -> Problem:
 def rates(runs: int) -> np.ndarray:
     """As many rates as runs; small, so that rounding does not grow into other trajectories."""
     return np.geomspace(1e-3, 1e-1, runs, dtype=np.float32)
+
+
+def assert_agree(losses: np.ndarray, wanted: np.ndarray, who: str) -> None:
+    """Assert that two ways have trained the same runs for a few steps.
+
+    Rounding that turns a ReLU on or off sends its run another way, and of those there are many in a
+    deep network.  So all runs must agree roughly, and half of them but for rounding.
+    """
+    off = np.abs(losses / wanted - 1)
+    if not (np.median(off) < 1e-4 and off.max() < 1e-2):
+        raise AssertionError(f"{who} has the losses {losses}, not {wanted}; they are off by {off}")
 
 
 def _loss(network, params, extra, batch):

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from problems import assert_agree
 from workers import Case, Job, Worker, in_turns, parser, report
 
 CASES = ("mlp:64:128:20", "convnet:64:32:1")
@@ -82,7 +83,7 @@ def agreed(teams: dict[int, list[Worker]]) -> None:
     first = next(iter(losses.values()))
     for n, values in losses.items():
         if values.shape == first.shape:
-            np.testing.assert_allclose(values, first, rtol=3e-4, err_msg=str(n))
+            assert_agree(values, first, f"{n} at work")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-import numpy as np
-from problems import SHAPES, problem
+from problems import SHAPES, assert_agree, problem
 from workers import Case, Job, Turn, Worker, in_turns, parser, report
 
 CASES = (
@@ -87,7 +86,7 @@ def agreed(workers: dict[str, Worker]) -> dict[str, str]:
         except ModuleNotFoundError as error:
             missing[way] = str(error)
     for way, values in losses.items():
-        np.testing.assert_allclose(values, losses["sweep-auto"], rtol=3e-4, err_msg=way)
+        assert_agree(values, losses["sweep-auto"], way)
     return missing
 
 

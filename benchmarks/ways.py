@@ -18,8 +18,6 @@ from problems import Problem
 
 from bnrate import sweep
 
-_STRIDE = 10
-
 
 def loop(problem: Problem, rates: np.ndarray, steps: int, chunk: int):
     """A Python loop over runs and steps; the step is jitted."""
@@ -89,15 +87,24 @@ def hyperoptax(problem: Problem, rates: np.ndarray, steps: int, chunk: int, para
     return np.asarray(losses).ravel()
 
 
-def swept(problem: Problem, rates: np.ndarray, steps: int, chunk: int, **options):
-    """`bnrate.sweep`, in a thread of its own that waits after each chunk; records every tenth step.
+def swept(
+    problem: Problem,
+    rates: np.ndarray,
+    steps: int,
+    chunk: int,
+    *,
+    stride: int = 10,
+    measured: bool = False,
+    **options,
+):
+    """`bnrate.sweep`, in a thread of its own that waits after each chunk.
 
-    A chunk that is no multiple of ten records as often as it must: three steps, each of them.
+    A chunk that is no multiple of the stride records as often as it must: three steps, each.
     """
     if "out" in options:
         options["out"] = f"{options['out']}/{steps}"
     go, reached, abandoned = threading.Semaphore(0), queue.SimpleQueue(), threading.Event()
-    stride = math.gcd(chunk, _STRIDE)
+    make = functools.partial(problem.run, math.gcd(chunk, stride), measured)
 
     def pause(_):
         reached.put(None)
@@ -107,7 +114,7 @@ def swept(problem: Problem, rates: np.ndarray, steps: int, chunk: int, **options
 
     def work():
         go.acquire()
-        make, grid = functools.partial(problem.run, stride), {"rate": rates, "seed": [0]}
+        grid = {"rate": rates, "seed": [0]}
         callbacks = [types.SimpleNamespace(on_chunk=pause)]
         return sweep.run(make, grid, steps=steps, chunk=chunk, callbacks=callbacks, **options)
 
