@@ -156,17 +156,6 @@ def rates(runs: int) -> np.ndarray:
     return np.geomspace(1e-3, 1e-1, runs, dtype=np.float32)
 
 
-def assert_agree(losses: np.ndarray, wanted: np.ndarray, who: str) -> None:
-    """Assert that two ways have trained the same runs for a few steps.
-
-    Rounding that turns a ReLU on or off sends its run another way, and of those there are many in a
-    deep network.  So all runs must agree roughly, and half of them but for rounding.
-    """
-    off = np.abs(losses / wanted - 1)
-    if not (np.median(off) < 1e-4 and off.max() < 1e-2):
-        raise AssertionError(f"{who} has the losses {losses}, not {wanted}; they are off by {off}")
-
-
 def _loss(network, params, extra, batch):
     x, y = batch
     logits, extra = network.apply(

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from problems import assert_agree
-from workers import Case, Job, Worker, in_turns, parser, report
+from workers import Case, Job, Worker, assert_agree, in_turns, parser, report
 
 CASES = ("mlp:64:128:20", "convnet:4:32:10", "vgg8:16:32:10")
 STRIDES = (1, 10)  # an experiment takes 10 unless told
@@ -35,7 +34,7 @@ def measured(case: Case, stride: int, repeats: int) -> Iterator[dict[str, Any]]:
         for measured in (False, True)
     }
     try:
-        plain, recorded = (worker.losses(3).result() for worker in workers.values())
+        plain, recorded = (worker.losses().result() for worker in workers.values())
         assert_agree(recorded, plain, "what is recorded")
         _, turns = in_turns({name: [worker] for name, worker in workers.items()}, repeats)
     finally:

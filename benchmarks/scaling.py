@@ -4,7 +4,7 @@ python benchmarks/scaling.py --along devices --cases mlp:64:128:20
 
 `runs`: cost of one step of one run, for more and more runs; `devices`: host devices in one process;
 `processes`: shards of one sweep, each with one device and the same folder for results.  All train
-for three steps first, and their losses must agree.
+for two steps first, and their losses must agree.
 """
 
 import tempfile
@@ -13,8 +13,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from problems import assert_agree
-from workers import Case, Job, Worker, in_turns, parser, report
+from workers import Case, Job, Worker, assert_agree, in_turns, parser, report
 
 CASES = ("mlp:64:128:20", "convnet:64:32:1")
 NUMBERS = {"runs": (1, 4, 16, 64, 256, 1024), "devices": (1, 2, 4), "processes": (1, 2)}
@@ -78,7 +77,7 @@ def jobs(case: Case, along: str, n: int, folder: str) -> list[Job]:
 
 def agreed(teams: dict[int, list[Worker]]) -> None:
     """Assert that runs have the same losses however they are spread; a shard has its own only."""
-    futures = {n: [worker.losses(3) for worker in team] for n, team in teams.items()}
+    futures = {n: [worker.losses() for worker in team] for n, team in teams.items()}
     losses = {n: np.nanmax([one.result() for one in team], axis=0) for n, team in futures.items()}
     first = next(iter(losses.values()))
     for n, values in losses.items():

@@ -2,7 +2,7 @@
 
 python benchmarks/speed.py --cases mlp:64:128:20 --ways sweep-auto loop torch --repeats 5
 
-Each way has a process of its own.  First all train for three steps, and their losses must agree.
+Each way has a process of its own.  First all train for two steps, and their losses must agree.
 Then they take turns, one chunk of steps each.  `faster` says how many times as fast `sweep-auto`
 is, and `of_dot` compares with the product of two matrices in its process; both are medians over
 the rounds.  Only the multiply-adds of layers count as operations.
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from problems import SHAPES, assert_agree, problem
-from workers import Case, Job, Turn, Worker, in_turns, parser, report
+from problems import SHAPES, problem
+from workers import Case, Job, Turn, Worker, assert_agree, in_turns, parser, report
 
 CASES = (
     *("mlp:64:128:20", "convnet:4:32:10", "convnet:16:32:3", "convnet:64:32:1"),
@@ -80,7 +80,7 @@ def steps(way: str, case: Case) -> int:
 def agreed(workers: dict[str, Worker]) -> dict[str, str]:
     """Assert that all ways have the same losses; the reasons of those that cannot be tried."""
     losses, missing = {}, {}
-    for way, future in {way: worker.losses(3) for way, worker in workers.items()}.items():
+    for way, future in {way: worker.losses() for way, worker in workers.items()}.items():
         try:
             losses[way] = future.result()
         except ModuleNotFoundError as error:
