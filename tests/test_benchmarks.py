@@ -82,7 +82,7 @@ def test_ways_agree(benchmarks):
 @pytest.mark.slow
 def test_a_way_whose_package_is_missing_is_skipped(benchmarks):
     class Missing:
-        def losses(self, steps):
+        def losses(self):
             return self
 
         def result(self):
