@@ -9,7 +9,8 @@ its own here, computed in the way that is fastest on its platform:
 - XLA's CPU backend is fast in one layout, inputs NHWC and kernels HWIO, and turns others into it at
   the top of a program only.  JAX's gradients have other layouts; inside loops they are slower by
   one or two orders of magnitude.  Here the input's gradient is a convolution in the fast layout,
-  and the kernel's gradient a product of matrices.
+  and the kernel's gradient a product of matrices.  It is slow as well where the window is larger
+  than the image, as in the last layers of a VGG: such images are padded first.
 - vmap over runs that share one operand folds the runs into an axis that this operand lacks: into
   the output channels if they share the input, into the batch if they share the kernel.  Of runs
   that share none, the CPU takes one after the other; other platforms do what `jax.vmap` makes of
@@ -156,7 +157,7 @@ def _wide(dtype: Any) -> Any:
 def _output(x: Inputs, w: Kernel, *, shape: tuple[int, ...], **window: Any) -> Outputs:
     if len(shape) == 2 and window["feature_group_count"] == 1:
         return _product(x, w, window)
-    return lax.conv_general_dilated(x, w, **window)
+    return _convolved(x, w, **window)
 
 
 def _input_gradient(w: Kernel, y: Outputs, *, shape: tuple[int, ...], **window: Any) -> Inputs:
@@ -178,7 +179,7 @@ def _input_gradient(w: Kernel, y: Outputs, *, shape: tuple[int, ...], **window: 
     turned = jnp.moveaxis(turned, (-3, -1), (-1, -3))  # (*window, outputs of a group, groups, in)
     turned = turned.reshape(*w.shape[:-2], w.shape[-1] // groups, groups * w.shape[-2])
     strides = {"window_strides": window["lhs_dilation"], "lhs_dilation": window["window_strides"]}
-    return lax.conv_general_dilated(y, turned, **{**window, **strides, "padding": padding})
+    return _convolved(y, turned, **{**window, **strides, "padding": padding})
 
 
 def _kernel_gradient(x: Inputs, y: Outputs, *, shape: tuple[int, ...], **window: Any) -> Kernel:
@@ -202,6 +203,31 @@ def _kernel_gradient(x: Inputs, y: Outputs, *, shape: tuple[int, ...], **window:
     each = (*shape[:-1], groups, -1) if groups > 1 else shape
     total = lax.scan(add, jnp.zeros(shape, _wide(x.dtype)).reshape(each), batches)[0]
     return total.reshape(shape).astype(x.dtype)
+
+
+def _convolved(
+    x: Inputs,
+    w: Kernel,
+    *,
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    **window: Any,
+) -> Outputs:
+    """A convolution in the fast layout.
+
+    If the window is larger than the image, XLA has no fast way, and takes twenty times as long; so
+    the image is padded first.  The barrier keeps XLA from seeing that this is the same.
+    """
+    sizes, extents = _dilated(x.shape[1:-1], lhs_dilation), _dilated(w.shape[:-2], rhs_dilation)
+    if any(size < extent for size, extent in zip(sizes, extents, strict=True)):
+        edges = [(*edge, d - 1) for edge, d in zip(padding, lhs_dilation, strict=True)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+        x = lax.optimization_barrier(x)
+        padding, lhs_dilation = [(0, 0)] * len(edges), (1,) * len(edges)
+    return lax.conv_general_dilated(
+        x, w, padding=padding, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation, **window
+    )
 
 
 def _product(a: Array, b: Array, window: dict[str, Any]) -> Array:
@@ -284,6 +310,12 @@ def _shifted(y: Array, rows: int, low: int, entries: int, dilation: int) -> list
 
 
 # What JAX makes of them, for platforms on which that is good.
+
+
+def _plain_output(x: Inputs, w: Kernel, *, shape: tuple[int, ...], **window: Any) -> Outputs:
+    if len(shape) == 2 and window["feature_group_count"] == 1:
+        return _product(x, w, window)
+    return lax.conv_general_dilated(x, w, **window)
 
 
 def _plain_input_gradient(
@@ -400,7 +432,7 @@ def _made(face: str, on_cpu: Callable[..., Array], elsewhere: Callable[..., Arra
 
 
 _FACES = {
-    "output": _made("output", _output, _output),
+    "output": _made("output", _output, _plain_output),
     "input": _made("input", _input_gradient, _plain_input_gradient),
     "kernel": _made("kernel", _kernel_gradient, _plain_kernel_gradient),
 }
