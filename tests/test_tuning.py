@@ -21,6 +21,7 @@ def clock(monkeypatch, tmp_path):
     monkeypatch.setattr(tuning, "_BUDGET", np.inf)
     monkeypatch.setattr(tuning, "_MEMORY", np.inf)
     monkeypatch.setitem(tuning._OPTIONS, "cpu", (FLAG,))
+    monkeypatch.setattr(tuning.os, "cpu_count", lambda: 8)
 
     def set_to(table):
         def seconds(self, one, records=None):
@@ -75,6 +76,13 @@ def test_an_option_that_the_compiler_does_not_know_is_left_out(clock, monkeypatc
     monkeypatch.setitem(tuning._OPTIONS, "cpu", (("xla_no_such_option", "1"),))
     clock(lambda way: 1.0 if not way.options else 0.1)
     assert tuning.fastest(work_of(GRID, 1)).way.options == ()
+
+
+def test_devices_that_are_one_core_each_try_no_option(clock, monkeypatch):
+    clock(TABLES["an option"][0])
+    monkeypatch.setattr(tuning.os, "cpu_count", lambda: 2)
+    assert tuning.fastest(work_of(HALF, 1)).way == Way(1, (FLAG,))
+    assert tuning.fastest(work_of(HALF, 2)).way == Way(1)
 
 
 def test_a_width_that_does_not_fit_is_left_out(clock, monkeypatch):

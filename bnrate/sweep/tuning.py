@@ -158,7 +158,9 @@ class _Search:
         self.best = compiled(work, Way(1)) if on_cpu else widest(work)
         self.most = _MEMORY * programs.needed_bytes(self.best.advance) if on_cpu else math.inf
         self.compiling = time.perf_counter() - self.start
-        self.state = _state(work, self.best.place)
+        # One batch on each device, which is repeated where more rows are wanted.
+        place = self.best.place
+        self.state = _laid_out(place.mesh, place.width)(_state(work, place))
         self.records = self._enough()
         # What the sweep takes, and what it costs to compare another way.
         once = self._seconds(self.best)
@@ -167,7 +169,7 @@ class _Search:
 
     def run(self) -> Chosen:
         """The best way found."""
-        for option in _OPTIONS.get(self.work.devices[0].platform, ()):
+        for option in _options(self.work.devices):
             self._try(Way(self.best.way.width, (option,)))
         for narrower in (False, True):
             while self._try(Way(self._next(narrower), self.best.way.options)):
@@ -225,6 +227,13 @@ class _Search:
         start = time.perf_counter()
         jax.block_until_ready(one.advance(state, going, bound))
         return (time.perf_counter() - start) / width
+
+
+def _options(devices: Sequence[Any]) -> tuple[tuple[str, str], ...]:
+    """Which may help: a host device for each core has no other threads to give work to."""
+    platform = devices[0].platform
+    each_a_core = platform == "cpu" and len(devices) >= (os.cpu_count() or 1)
+    return () if each_a_core else _OPTIONS.get(platform, ())
 
 
 def _compiled(work: Work, way: Way, how: str) -> Chosen:
