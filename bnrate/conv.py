@@ -313,8 +313,8 @@ def _shifted(y: Array, rows: int, low: int, entries: int, dilation: int) -> list
 
 
 def _plain_output(x: Inputs, w: Kernel, *, shape: tuple[int, ...], **window: Any) -> Outputs:
-    if len(shape) == 2 and window["feature_group_count"] == 1:
-        return _product(x, w, window)
+    if len(shape) == 2:  # there is no window
+        return _output(x, w, shape=shape, **window)
     return lax.conv_general_dilated(x, w, **window)
 
 

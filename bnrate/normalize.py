@@ -28,9 +28,7 @@ def moments(x: Float[Array, "*batch channels"]) -> Moments:
     >>> moments(jnp.array([[1., 5.], [3., 5.]]))
     Moments(mean=Array([2., 5.], dtype=float32), var=Array([1., 0.], dtype=float32))
     """
-    x, axes = _wide(x), tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return Moments(mean, jnp.mean(jnp.square(x - _channels(mean, x)), axes))
+    return _centred(x)[1]
 
 
 def running(average: Moments, batch: Moments, decay: float = 0.9) -> Moments:
@@ -95,11 +93,16 @@ def over_batch(
     (Array([[-1.,  0.],
            [ 1.,  0.]], dtype=float32), Array([2., 5.], dtype=float32))
     """
+    centred, using = _centred(x)
+    return _affine(centred, inverse_deviation(using, eps), scale, bias).astype(x.dtype), using
+
+
+def _centred(x: Array) -> tuple[Array, Moments]:
+    """What is left of x without its mean, and the moments."""
     wide, axes = _wide(x), tuple(range(x.ndim - 1))
     mean = jnp.mean(wide, axes)
-    centred = wide - _channels(mean, x)
-    using = Moments(mean, jnp.mean(jnp.square(centred), axes))
-    return _affine(centred, inverse_deviation(using, eps), scale, bias).astype(x.dtype), using
+    centred = wide - _channels(mean, wide)
+    return centred, Moments(mean, jnp.mean(jnp.square(centred), axes))
 
 
 def _affine(centred: Array, factor: Array, scale: Array | None, bias: Array | None) -> Array:

@@ -23,7 +23,6 @@ A run takes any loss, batches and rule, and `sweep.run` places it on a grid of r
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -234,15 +233,14 @@ def _check_measures(
 
 
 def _finite(tree: PyTree) -> Bool[Array, ""]:
-    return functools.reduce(
-        jnp.logical_and, map(_all_finite, jax.tree.leaves(tree)), jnp.array(True)
-    )
+    return jax.tree.reduce(jnp.logical_and, jax.tree.map(_all_finite, tree), jnp.array(True))
 
 
 def _all_finite(leaf: Array) -> Bool[Array, ""]:
-    """By a sum of zeros, or not: of one axis after another the CPU's vectors do all but the last.
+    """Whether 0 times all entries is 0.
 
-    Three times as fast as `jnp.isfinite(leaf).all()`, which took a twelfth of a small step.
+    Summed over one axis after another, for which a CPU has vector instructions: three times as fast
+    as `jnp.isfinite(leaf).all()`, a twelfth of a small step.
     """
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return jnp.array(True)

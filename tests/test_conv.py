@@ -329,6 +329,19 @@ def test_no_convolution_has_another_layout_than_the_fast_one():
         assert layouts(f(plain), x, w) != {"b01f_01io->b01f"}
 
 
+def test_an_image_smaller_than_the_window_is_padded_before():
+    """XLA, whose convolution is slow there, takes the padding back unless it is kept from it."""
+    ours, plain, x, w = both("smaller than the window")
+    as_users_have_it = {"xla_cpu_use_fusion_emitters": True}
+
+    def windows(f):
+        text = jax.jit(vjp(f)).lower(x, w).compile(as_users_have_it).as_text()
+        return {part.split("}")[0] for part in text.split("window={")[1:]}
+
+    assert windows(ours) == {"size=3x3"}
+    assert windows(plain) != {"size=3x3"}
+
+
 def test_runs_that_share_their_input_are_channels():
     ours, _, x, w = both("same")
     ws = normal(3, *w.shape)
