@@ -99,7 +99,7 @@ def swept(
 ):
     """`bnrate.sweep`, in a thread of its own that waits after each chunk.
 
-    A chunk that is no multiple of the stride records as often as it must: three steps, each.
+    A chunk that is no multiple of the stride records as often as it must: of three steps, each.
     """
     if "out" in options:
         options["out"] = f"{options['out']}/{steps}"

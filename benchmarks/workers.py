@@ -205,6 +205,7 @@ def _way(case: Case) -> Any:
 
 
 def _losses(steps: int, case: Case | None = None) -> np.ndarray:
+    # The last loss is there only if each step records.
     every = {"stride": 1} if _here["job"].way.startswith("sweep") else {}
     training = _way(case or _here["job"].case)(**every, steps=steps, chunk=steps)
     while True:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -20,13 +21,15 @@ def benchmarks(monkeypatch):
     """The modules of the folder, which are scripts; strictness is for the package."""
     monkeypatch.syspath_prepend(str(FOLDER))
     import problems
+    import recording
     import speed
     import table
     import ways
     import workers
 
+    modules = (problems, recording, speed, table, ways, workers)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield {module.__name__: module for module in (problems, speed, table, ways, workers)}
+        yield {module.__name__: module for module in modules}
 
 
 def lines(script, *arguments):
@@ -103,13 +106,50 @@ def test_speed():
     assert all(line["run_steps_per_s"] > 0 and line["of_dot"] > 0 for line in found)
 
 
+def test_what_is_recorded_if_asked(benchmarks):
+    problem = benchmarks["problems"].problem("tiny", 8)
+    groups = {"layer0/kernel", "layer1/kernel", "norm0/bias+norm0/scale"}
+    assert set(problem.run(1, measured=True).coords["group"]) == groups
+    assert problem.run(1).coords["group"] == ()
+
+
+class Timed:
+    """A worker that takes 2 seconds a turn, and 2.3 if it records."""
+
+    def __init__(self, job):
+        self.measured = job.options["measured"]
+
+    def done(self, value=None):
+        return types.SimpleNamespace(result=lambda: value)
+
+    def losses(self):
+        return self.done(np.ones(2))
+
+    def begin(self, turns):
+        return self.done()
+
+    def turn(self):
+        return self.done(types.SimpleNamespace(seconds=2.3 if self.measured else 2.0))
+
+    def close(self):
+        pass
+
+
+def test_the_cost_of_recording(benchmarks, monkeypatch):
+    recording, case = benchmarks["recording"], benchmarks["workers"].Case("tiny", 2, 8, 10)
+    monkeypatch.setattr(recording, "Worker", Timed)
+    (every,) = recording.measured(case, 1, repeats=3)
+    (tenth,) = recording.measured(case, 10, repeats=3)
+    assert (every["cost"], tenth["cost"], tenth["met"]) == (0.15, 0.15, False)
+    monkeypatch.setattr(Timed, "losses", lambda self: self.done(np.ones(2) + self.measured))
+    with pytest.raises(AssertionError, match="what is recorded"):
+        next(recording.measured(case, 1, repeats=3))
+
+
 @pytest.mark.slow
-def test_recording(benchmarks):
-    run = benchmarks["problems"].problem("tiny", 8).run(1, measured=True)
-    assert set(run.coords["group"]) == {"layer0/kernel", "layer1/kernel", "norm0/bias+norm0/scale"}
-    (line,) = lines("recording", *CASE, "--strides", "2")
-    assert line["stride"] == 2
-    assert line["cost"] > -1  # a ratio of times, of any size in a case as small as this
+def test_recording():
+    found = lines("recording", *CASE, "--strides", "1", "2")
+    assert [line["stride"] for line in found] == [1, 2]
 
 
 @pytest.mark.slow
