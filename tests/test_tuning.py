@@ -95,9 +95,22 @@ def test_a_width_that_does_not_fit_is_left_out(clock, monkeypatch):
 def test_far_more_memory_is_not_even_tried(clock, monkeypatch):
     clock(TABLES["more together"][0])
     monkeypatch.setattr(tuning, "_MEMORY", 1.01)
-    chosen = tuning.fastest(work_of(HALF, 1))
+    assert tuning.fastest(work_of(HALF, 1)).way == Way(8)  # all fits the cache
+    monkeypatch.setattr(tuning, "_CACHE", 0)
+    chosen = tuning.fastest(work_of(HALF, 2))
     assert chosen.way == Way(1)
     assert "4 at a time" not in chosen.how
+
+
+def test_where_there_is_nothing_to_compare_with_it_says_so(clock, monkeypatch):
+    clock(TABLES["more together"][0])
+    monkeypatch.setattr(tuning, "_MEMORY", 1.01)
+    monkeypatch.setattr(tuning, "_CACHE", 0)
+    monkeypatch.setitem(tuning._OPTIONS, "cpu", ())
+    chosen = tuning.fastest(work_of(HALF, 1))
+    assert chosen.way == Way(1)
+    assert chosen.how == "the usual; no other promises more"
+    assert caching.ways() == {}
 
 
 def test_a_way_that_was_remembered_but_fits_no_more_is_measured_anew(clock, monkeypatch):

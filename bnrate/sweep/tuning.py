@@ -28,7 +28,9 @@ from bnrate.sweep.runs import Traced
 
 _BUDGET = 0.1  # of the time that the sweep will take
 _GAIN = 0.95  # another way must take less than this share of the time
-_MEMORY = 2  # times what the start needs: beyond its caches a CPU gains nothing from more width
+# Beyond its caches a CPU gains nothing from more width: these bytes, and so many times what the
+# start needs.
+_CACHE, _MEMORY = 2**20, 2
 _SECONDS, _REPEATS = 0.1, 5
 _OPTIONS = {
     # Elementwise work around matrix products and convolutions on all threads of the device.
@@ -141,7 +143,7 @@ def fastest(work: Work) -> Chosen:
             return compiled(work, Way.from_json(known), "the fastest when measured before")
     search = _Search(work)
     chosen = search.run()
-    if search.complete:
+    if search.complete and search.tried:
         caching.remember_way(key, chosen.way.to_json())
     return chosen
 
@@ -156,7 +158,8 @@ class _Search:
         self.start = time.perf_counter()
         on_cpu = work.devices[0].platform == "cpu"
         self.best = compiled(work, Way(1)) if on_cpu else widest(work)
-        self.most = _MEMORY * programs.needed_bytes(self.best.advance) if on_cpu else math.inf
+        needed = programs.needed_bytes(self.best.advance)
+        self.most = max(_CACHE, _MEMORY * needed) if on_cpu else math.inf
         self.compiling = time.perf_counter() - self.start
         # One batch on each device, which is repeated where more rows are wanted.
         place = self.best.place
@@ -175,7 +178,10 @@ class _Search:
             while self._try(Way(self._next(narrower), self.best.way.options)):
                 pass
         others = f", against {'; '.join(self.tried)}" if self.tried else ""
-        how = "the fastest measured" if self.complete else "the usual; measuring would cost more"
+        if not self.complete:
+            how = "the usual; measuring would cost more"
+        else:
+            how = "the fastest measured" if self.tried else "the usual; no other promises more"
         return self.best._replace(how=how + others)
 
     def _next(self, narrower: bool) -> int:
