@@ -20,13 +20,15 @@ parameters (or of gradients, or updates) and speak of all units at once, as one 
 import dataclasses
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 INVARIANT = "invariant"
 REST = "rest"
@@ -121,6 +123,11 @@ def leaves(tree: PyTree) -> dict[str, Any]:
     return found
 
 
+def members(groups: Groups, tree: PyTree) -> dict[str, Any]:
+    """The leaves that are in groups, by path, in the order of the groups."""
+    return _check(groups, tree)
+
+
 def rest(groups: Groups, tree: PyTree) -> dict[str, Any]:
     """The leaves that are in no group, by path."""
     _check(groups, tree)
@@ -134,6 +141,15 @@ def units(groups: Groups, tree: PyTree) -> tuple[str, ...]:
         whole = group.members[0].axis is None
         names += [group.name] if whole else [f"{group.name}[{i}]" for i in range(size)]
     return tuple(names)
+
+
+def dims(groups: Groups, tree: PyTree) -> Int[np.ndarray, " units"]:
+    """The number of entries of each unit, known without the values of the tree."""
+    found, counts = _check(groups, tree), []
+    for group, size in zip(groups, _sizes(groups, found), strict=True):
+        entries = sum(math.prod(jnp.shape(found[member.path])) for member in group.members)
+        counts += [entries // max(size, 1)] * size
+    return np.array(counts, int)
 
 
 def labels(groups: Groups, tree: PyTree) -> PyTree:

@@ -1,0 +1,59 @@
+"""Optax transformations that know which units are scale-invariant.
+
+Each takes the groups first and changes only their units, one by one; all other leaves pass
+unchanged, so that `by_group` or a chain decides about them.  All are plain optax: under jit, vmap
+and scan, inside `optax.chain`, `partition`, `inject_hyperparams` or `MultiSteps`.
+
+- `splitting`: one transformation for the invariant leaves, another for the rest.
+- `norms`: what becomes of a unit's norm; last in a chain.
+- `riemannian`: SGD and Adam along great circles.
+- `scalars`: one adaptive number per unit; before the learning rate.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from bnrate.groups import Group, Groups, Member
+    >>> groups = Groups([Group([Member("kernel")])])
+    >>> tx = by_group(groups, invariant=optax.sgd(0.3), rest=optax.sgd(0.01))
+    >>> params = {"kernel": jnp.array([2., 4.]), "bias": jnp.array([1.])}
+    >>> tx.update(params, tx.init(params), params)[0]
+    {'bias': Array([-0.01], dtype=float32), 'kernel': Array([-0.6, -1.2], dtype=float32)}
+"""
+
+from bnrate.transforms.norms import bounded_norm, keep_norm, rotational, set_norm, tangent
+from bnrate.transforms.riemannian import (
+    grassmann_adam,
+    grassmann_sgd,
+    riemannian_adam,
+    riemannian_sgd,
+)
+from bnrate.transforms.scalars import (
+    adagrad_norm,
+    delayed_adagrad,
+    effective_rate,
+    gdnp,
+    normalized_gradient,
+    trust_ratio,
+    weighted_adagrad_momentum,
+    wngrad,
+)
+from bnrate.transforms.splitting import by_group
+
+__all__ = [
+    "adagrad_norm",
+    "bounded_norm",
+    "by_group",
+    "delayed_adagrad",
+    "effective_rate",
+    "gdnp",
+    "grassmann_adam",
+    "grassmann_sgd",
+    "keep_norm",
+    "normalized_gradient",
+    "riemannian_adam",
+    "riemannian_sgd",
+    "rotational",
+    "set_norm",
+    "tangent",
+    "trust_ratio",
+    "weighted_adagrad_momentum",
+    "wngrad",
+]

@@ -1,0 +1,216 @@
+"""Transformations that decide about the norm of each unit; put them last in a chain.
+
+They take a step that some other rule made and return another step, to be added to the parameters.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from bnrate import groups as gr
+from bnrate.transforms.units import (
+    Members,
+    at_step,
+    check_directions,
+    check_range,
+    incremented,
+    plus,
+    scaled,
+    stateless,
+    unitwise,
+)
+
+
+def keep_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
+    """Rescale each unit to the norm that it had before the step; put it last in a chain.
+
+    For example `optax.chain(by_group(groups, ...), keep_norm(groups))`.
+
+    After SGD this is the projected SGD of Arora, Li & Lyu (2019), setting 2: it removes exactly
+    the growth of the norm by which the effective rate tunes itself.  The rest passes unchanged.  A
+    unit of norm zero stays zero, and one whose step ends at zero ends there, having no direction;
+    NaN passes through, and a step whose norm overflows becomes NaN.  The norm is kept to rounding,
+    which in bfloat16 adds up; `set_norm` holds it there too.
+
+    Raises:
+      ValueError: (in the update) the parameters are not given, or a group does not fit them.
+    """
+    return stateless("keep_norm", groups, lambda updates, params: _kept(groups, updates, params)[0])
+
+
+class SetNormState(NamedTuple):
+    """The norm at the start, of each unit; None where the user said which."""
+
+    radius: PyTree
+
+
+def set_norm(
+    groups: gr.Groups, radius: Float[Array, "..."] | float | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Rescale each unit to a fixed norm after the step; put it last in a chain.
+
+    Nothing adds up: each step ends on the sphere to rounding, in bfloat16 too.  After
+    `trust_ratio` this is known as hyperball optimisation: every step is of the same length, on a
+    sphere of the same radius.  A step that ends at zero, having no direction, becomes NaN.
+
+    Args:
+      groups: whose units are rescaled; the rest passes unchanged.
+      radius: a positive number, or one per unit in the order of `groups.units`; by default the
+        norms at initialisation.
+
+    Raises:
+      ValueError: the radius is not positive; (in init) it is not given and a unit has norm zero;
+        (in the update) the parameters are not given, or a group does not fit them.
+    """
+    if radius is not None:
+        check_range("set_norm", "the radius", radius, "(0, inf)")
+
+    def init(params: Members) -> SetNormState:
+        if radius is not None:
+            return SetNormState(None)
+        check_directions("set_norm", groups, params)
+        return SetNormState(jnp.sqrt(gr.norm2(groups, params)))
+
+    def update(
+        updates: Members, state: SetNormState, params: Members, **extra_args
+    ) -> tuple[Members, SetNormState]:
+        del extra_args
+        wanted = state.radius if radius is None else radius
+        stepped = plus(params, updates)
+        on_sphere = scaled(groups, stepped, wanted * jax.lax.rsqrt(gr.norm2(groups, stepped)))
+        return plus(on_sphere, scaled(groups, params, -1)), state
+
+    return unitwise("set_norm", groups, init, update)
+
+
+def tangent(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
+    """Remove the radial part of each unit's step: what is left is orthogonal to it.
+
+    The gradient of an invariant unit is orthogonal to it already; momentum, preconditioners and
+    decay make the step lean, and the radial part changes nothing but the norm.  AdamP and SGDP
+    (Heo et al., 2021) guess from one gradient where to do this; here the groups say.  The norm
+    still grows, by what Pythagoras adds.  A unit of norm zero, with no direction, moves freely.
+
+    Raises:
+      ValueError: (in the update) the parameters are not given, or a group does not fit them.
+    """
+    return stateless("tangent", groups, lambda updates, params: gr.tangent(groups, params, updates))
+
+
+class RotationalState(NamedTuple):
+    """Steps taken, the norms at the start, and a running mean of the steps' squared norms."""
+
+    steps: Int[Array, ""]
+    radius: Float[Array, " units"]
+    mean_square: Float[Array, " units"]
+
+
+def rotational(
+    groups: gr.Groups, rotation: optax.ScalarOrSchedule, decay: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    """Keep each unit's norm and turn it by `rotation` radians a step, on average.
+
+    The rotational optimisers of Kosson et al. (2023): weight decay leads every invariant unit to an
+    equilibrium in which it turns by an angle that the rate, the decay and the rule fix
+    (`theory.equilibrium`); here it turns by that angle from the first step on, and there is no
+    decay.  Put it after a rule of any rate, for example
+    `optax.chain(optax.adam(1.0), rotational(groups, equilibrium.angle))`; of the rule's step the
+    tangent part counts, relative to its root mean square over the last steps.
+
+    Args:
+      groups: whose units are turned; the rest passes unchanged.
+      rotation: the length of an average step relative to |w|, to first order its angle in radians.
+      decay: of the mean square, per step; 0 turns by the arc tangent of `rotation` each time.
+
+    Raises:
+      ValueError: rotation is negative, or decay outside [0, 1); (in init) a unit has norm zero; (in
+        the update) the parameters are not given, or a group does not fit them.
+    """
+    check_range("rotational", "rotation", rotation, "[0, inf)")
+    check_range("rotational", "decay", decay, "[0, 1)")
+
+    def init(params: Members) -> RotationalState:
+        check_directions("rotational", groups, params)
+        G = gr.norm2(groups, params)
+        return RotationalState(jnp.zeros((), jnp.int32), jnp.sqrt(G), jnp.zeros_like(G))
+
+    def update(
+        updates: Members, state: RotationalState, params: Members, **extra_args
+    ) -> tuple[Members, RotationalState]:
+        del extra_args
+        count, turn = incremented(state.steps), gr.tangent(groups, params, updates)
+        mean_square = decay * state.mean_square + (1 - decay) * gr.norm2(groups, turn)
+        typical2 = mean_square / (1 - decay ** count.astype(mean_square.dtype))
+        length = at_step(rotation, state.steps, state.radius) * state.radius
+        factor = jnp.where(typical2 > 0, length * jax.lax.rsqrt(typical2), 0)
+        stepped = plus(params, scaled(groups, turn, factor))
+        back = state.radius * jax.lax.rsqrt(gr.norm2(groups, stepped))
+        moved = plus(scaled(groups, stepped, back), scaled(groups, params, -1))
+        return moved, RotationalState(count, state.radius, mean_square)
+
+    return unitwise("rotational", groups, init, update)
+
+
+class BoundedNormState(NamedTuple):
+    """The squared length of each unit's hidden vector."""
+
+    hidden_norm2: Float[Array, " units"]
+
+
+def bounded_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
+    """Keep each unit's norm, and move it as if a hidden vector of free length were trained.
+
+    Bounded weight normalisation (Hoffer et al., 2018): the weight is w = rho v / |v|, with rho the
+    norm that it starts with and v what is trained.  In this form v is not stored, only |v|^2.  Put
+    it after the rule for v, last in a chain.  Of a scale-invariant unit plain SGD, with or without
+    weight decay, goes through the same directions with and without it: only the length of w, which
+    the loss does not see, is held.
+
+    Raises:
+      ValueError: (in init) a unit has norm zero; (in the update) the parameters are not given, or a
+        group does not fit them.
+    """
+
+    def init(params: Members) -> BoundedNormState:
+        check_directions("bounded_norm", groups, params)
+        return BoundedNormState(gr.norm2(groups, params))
+
+    def update(
+        updates: Members, state: BoundedNormState, params: Members, **extra_args
+    ) -> tuple[Members, BoundedNormState]:
+        del extra_args
+        G = gr.norm2(groups, params)
+        along = scaled(groups, params, gr.inner(groups, params, updates) / G)
+        across = gr.tangent(groups, params, updates)
+        # v = (|v| / rho) w has the gradient rho / |v|; divided by |v| once more, relative to v.
+        relative = plus(along, scaled(groups, across, G / state.hidden_norm2))
+        kept, growth = _kept(groups, relative, params)
+        return kept, BoundedNormState(state.hidden_norm2 * (1 + growth))
+
+    return unitwise("bounded_norm", groups, init, update)
+
+
+def _kept(groups: gr.Groups, updates: Members, params: Members) -> tuple[Members, Array]:
+    """The step with each unit's norm kept, and by which part the squared norm would have grown."""
+    G, stepped = gr.norm2(groups, params), plus(params, updates)
+    after = gr.norm2(groups, stepped)
+    growth = (2 * gr.inner(groups, params, updates) + gr.norm2(groups, updates)) / G
+    # Long steps: factor (w + u) - w.  Short steps: the same, as factor u + (factor - 1) w, and
+    # the factor from the growth of the norm alone, or rounding would make the norm drift.
+    short = jnp.abs(growth) < 0.5
+    factor = jax.lax.rsqrt(jnp.where(short, 1 + growth, after / G))
+    excess = jnp.expm1(-0.5 * jnp.log1p(jnp.where(short, growth, 0)))
+    # A step too long for its norm to be computed is lost, visibly.
+    factor = jnp.where(jnp.isinf(after), jnp.nan, factor)
+    no_direction = (G == 0) | (after == 0)
+    of_stepped = jnp.where(short | no_direction, 0, factor)
+    of_updates = jnp.where(no_direction, jnp.where(G == 0, 0, 1), jnp.where(short, factor, 0))
+    of_params = jnp.where(no_direction, 0, jnp.where(short, excess, -1))
+    kept = plus(
+        gr.rescale(groups, stepped, of_stepped),
+        plus(gr.rescale(groups, updates, of_updates), gr.rescale(groups, params, of_params)),
+    )
+    return kept, growth

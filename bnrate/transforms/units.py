@@ -1,0 +1,131 @@
+"""How a rule that speaks of units alone becomes an optax transformation of any tree."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from bnrate import groups as gr
+
+Members = dict[str, Array]  # the leaves of all groups by path, in float32 or wider
+
+
+def unitwise(
+    name: str,
+    groups: gr.Groups,
+    init: Callable[[Members], optax.OptState],
+    update: Callable[..., tuple[Members, optax.OptState]],
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation of the groups' leaves; all others pass unchanged.
+
+    What is computed and remembered is in float32 or wider; the updates keep their dtypes.
+
+    Args:
+      name: of the rule, for its errors.
+      groups: whose leaves are changed.
+      init: from the parameters to a state.
+      update: (updates, state, params, **extra_args) -> updates, state.
+
+    Raises:
+      ValueError: (in the update) the parameters are not given; (in both) a group does not fit.
+    """
+
+    def init_all(params: optax.Params) -> optax.OptState:
+        return init(_widened(groups, params))
+
+    def update_all(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        if params is None:
+            raise ValueError(f"{name} needs the parameters: call update(updates, state, params)")
+        given = gr.members(groups, updates)
+        new, state = update(
+            _widened(groups, updates), state, _widened(groups, params), **extra_args
+        )
+        narrowed = {path: leaf.astype(given[path].dtype) for path, leaf in new.items()}
+        return gr.combine(groups, narrowed, updates), state
+
+    return optax.GradientTransformationExtraArgs(init_all, update_all)
+
+
+def stateless(
+    name: str, groups: gr.Groups, update: Callable[[Members, Members], Members]
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation that remembers nothing: (updates, params) -> updates."""
+    return unitwise(
+        name,
+        groups,
+        lambda params: optax.EmptyState(),
+        lambda updates, state, params, **extra_args: (update(updates, params), state),
+    )
+
+
+def scaled(groups: gr.Groups, tree: Members, factors: Float[Array, "..."] | float) -> Members:
+    """Each unit times its factor; one factor serves all."""
+    units = jnp.shape(gr.norm2(groups, tree))
+    return gr.rescale(groups, tree, jnp.broadcast_to(jnp.asarray(factors), units))
+
+
+def plus(a: Members, b: Members) -> Members:
+    """The sum, leaf by leaf."""
+    return {path: leaf + b[path] for path, leaf in a.items()}
+
+
+def zeros_like(tree: Members) -> Members:
+    """Zeros of the same shapes and dtypes."""
+    return {path: jnp.zeros_like(leaf) for path, leaf in tree.items()}
+
+
+def incremented(count: Array) -> Array:
+    """One step more, up to the largest count there is."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def at_step(value: optax.ScalarOrSchedule, count: Array, like: Array) -> Array:
+    """A number, or what a schedule says of this step, in the dtype of `like`."""
+    return jnp.asarray(value(count) if callable(value) else value).astype(like.dtype)
+
+
+def check_range(rule: str, name: str, value: Any, legal: str) -> None:
+    """Refuse a number outside the interval `legal`, such as "(0, inf)" or "[0, 1)".
+
+    What a compiled program will only know later, and schedules, pass.
+    """
+    if callable(value) or isinstance(value, Tracer):
+        return
+    numbers = np.asarray(value, float)
+    low, high = (float(end) for end in legal[1:-1].split(","))
+    above = numbers >= low if legal[0] == "[" else numbers > low
+    below = numbers <= high if legal[-1] == "]" else numbers < high
+    if not np.all(above & below):
+        raise ValueError(f"{name} of {rule} must lie in {legal}, got {value}")
+
+
+def check_directions(rule: str, groups: gr.Groups, params: PyTree) -> None:
+    """Refuse units of norm zero, where their values are known."""
+    G = gr.norm2(groups, params)
+    if isinstance(G, Tracer):
+        return
+    zero = np.flatnonzero(np.asarray(G) == 0)
+    if zero.size:
+        more = f" (and {zero.size - 1} more)" if zero.size > 1 else ""
+        raise ValueError(
+            f"{rule} needs a direction of every unit, but '{gr.units(groups, params)[zero[0]]}'"
+            f"{more} has norm zero; initialise it otherwise, or leave it out of the groups"
+        )
+
+
+def _widened(groups: gr.Groups, tree: PyTree) -> Members:
+    """The leaves of the groups, in float32 or wider."""
+    found = gr.members(groups, tree).items()
+    return {
+        path: leaf if leaf.dtype == jnp.float64 else leaf.astype(jnp.float32)
+        for path, leaf in found
+    }
