@@ -143,6 +143,19 @@ def units(groups: Groups, tree: PyTree) -> tuple[str, ...]:
     return tuple(names)
 
 
+def matrices(tree: PyTree, axis: int = -1) -> Groups:
+    """Every leaf of two or more axes, with each index along one of them a unit: a guess, no proof.
+
+    For comparison with published rules (AdamP, rotational optimisers), which assume that each
+    output of each kernel is scale-invariant; the last axis is the outputs' in flax.
+    """
+    return Groups(
+        Group([Member(path, axis % jnp.ndim(leaf))])
+        for path, leaf in leaves(tree).items()
+        if jnp.ndim(leaf) >= 2
+    )
+
+
 def dims(groups: Groups, tree: PyTree) -> Int[np.ndarray, " units"]:
     """The number of entries of each unit, known without the values of the tree."""
     found, counts = _check(groups, tree), []

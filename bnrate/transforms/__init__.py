@@ -7,6 +7,7 @@ and scan, inside `optax.chain`, `partition`, `inject_hyperparams` or `MultiSteps
 - `splitting`: one transformation for the invariant leaves, another for the rest.
 - `norms`: what becomes of a unit's norm; last in a chain.
 - `riemannian`: SGD and Adam along great circles.
+- `cosine`: SGDP and AdamP, which guess what is invariant; for comparison.
 - `scalars`: one adaptive number per unit; before the learning rate.
 
     >>> import jax.numpy as jnp, optax
@@ -18,6 +19,7 @@ and scan, inside `optax.chain`, `partition`, `inject_hyperparams` or `MultiSteps
     {'bias': Array([-0.01], dtype=float32), 'kernel': Array([-0.6, -1.2], dtype=float32)}
 """
 
+from bnrate.transforms.cosine import adamp, sgdp
 from bnrate.transforms.norms import bounded_norm, keep_norm, rotational, set_norm, tangent
 from bnrate.transforms.riemannian import (
     grassmann_adam,
@@ -39,6 +41,7 @@ from bnrate.transforms.splitting import by_group
 
 __all__ = [
     "adagrad_norm",
+    "adamp",
     "bounded_norm",
     "by_group",
     "delayed_adagrad",
@@ -52,6 +55,7 @@ __all__ = [
     "riemannian_sgd",
     "rotational",
     "set_norm",
+    "sgdp",
     "tangent",
     "trust_ratio",
     "weighted_adagrad_momentum",
