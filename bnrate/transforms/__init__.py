@@ -8,6 +8,7 @@ and scan, inside `optax.chain`, `partition`, `inject_hyperparams` or `MultiSteps
 - `norms`: what becomes of a unit's norm; last in a chain.
 - `riemannian`: SGD and Adam along great circles.
 - `cosine`: SGDP and AdamP, which guess what is invariant; for comparison.
+- `automatic`: the rule that needs no rate.
 - `scalars`: one adaptive number per unit; before the learning rate.
 
     >>> import jax.numpy as jnp, optax
@@ -19,6 +20,7 @@ and scan, inside `optax.chain`, `partition`, `inject_hyperparams` or `MultiSteps
     {'bias': Array([-0.01], dtype=float32), 'kernel': Array([-0.6, -1.2], dtype=float32)}
 """
 
+from bnrate.transforms.automatic import auto
 from bnrate.transforms.cosine import adamp, sgdp
 from bnrate.transforms.norms import bounded_norm, keep_norm, rotational, set_norm, tangent
 from bnrate.transforms.riemannian import (
@@ -42,6 +44,7 @@ from bnrate.transforms.splitting import by_group
 __all__ = [
     "adagrad_norm",
     "adamp",
+    "auto",
     "bounded_norm",
     "by_group",
     "delayed_adagrad",

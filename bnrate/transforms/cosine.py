@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, PyTree
 from bnrate import groups as gr
 from bnrate.transforms.units import (
     Members,
+    Scalar,
     at_step,
     check_range,
     incremented,
@@ -34,14 +35,14 @@ class CosineState(NamedTuple):
 def sgdp(
     groups: gr.Groups,
     learning_rate: optax.ScalarOrSchedule,
-    momentum: float = 0.0,
+    momentum: Scalar = 0.0,
     *,
-    dampening: float = 0.0,
+    dampening: Scalar = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
-    eps: float = 1e-8,
-    delta: float = 0.1,
-    wd_ratio: float = 0.1,
+    weight_decay: Scalar = 0.0,
+    eps: Scalar = 1e-8,
+    delta: Scalar = 0.1,
+    wd_ratio: Scalar = 0.1,
 ) -> optax.GradientTransformationExtraArgs:
     """SGDP (Heo et al., 2021): momentum SGD, and where a cosine is small no radial part.
 
@@ -78,14 +79,14 @@ def sgdp(
 def adamp(
     groups: gr.Groups,
     learning_rate: optax.ScalarOrSchedule = 1e-3,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
     *,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
-    delta: float = 0.1,
-    wd_ratio: float = 0.1,
+    weight_decay: Scalar = 0.0,
+    delta: Scalar = 0.1,
+    wd_ratio: Scalar = 0.1,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamP (Heo et al., 2021): Adam, and where a cosine is small no radial part.
 
@@ -129,15 +130,15 @@ class _Guess(NamedTuple):
     """The rule that guesses: its name, and the published constants."""
 
     name: str
-    eps: float
-    delta: float
-    wd_ratio: float
+    eps: Scalar
+    delta: Scalar
+    wd_ratio: Scalar
 
 
 def _guessing(
     groups: gr.Groups,
     learning_rate: optax.ScalarOrSchedule,
-    weight_decay: float,
+    weight_decay: Scalar,
     guess: _Guess,
     start: Callable[[Members], PyTree],
     direction: Callable[[Members, PyTree, Array], tuple[Members, PyTree]],
@@ -192,7 +193,7 @@ def _without_radial(
     return new, jnp.where(fires | fires_whole, guess.wd_ratio * one, one)
 
 
-def _radial_removed(view: gr.Groups, params: Members, wanted: Members, eps: float) -> Members:
+def _radial_removed(view: gr.Groups, params: Members, wanted: Members, eps: Scalar) -> Members:
     """The part of the direction across u = w / (|w| + eps)."""
     u = scaled(view, params, 1 / (jnp.sqrt(gr.norm2(view, params)) + eps))
     return plus(wanted, scaled(view, u, -gr.inner(view, u, wanted)))

@@ -13,10 +13,12 @@ from jaxtyping import Array, Float, Int, PyTree
 from bnrate import groups as gr
 from bnrate.transforms.units import (
     Members,
+    Scalar,
     at_step,
     check_directions,
     check_range,
     incremented,
+    minus,
     plus,
     scaled,
     stateless,
@@ -81,7 +83,7 @@ def set_norm(
         wanted = state.radius if radius is None else radius
         stepped = plus(params, updates)
         on_sphere = scaled(groups, stepped, wanted * jax.lax.rsqrt(gr.norm2(groups, stepped)))
-        return plus(on_sphere, scaled(groups, params, -1)), state
+        return minus(on_sphere, params), state
 
     return unitwise("set_norm", groups, init, update)
 
@@ -109,7 +111,7 @@ class RotationalState(NamedTuple):
 
 
 def rotational(
-    groups: gr.Groups, rotation: optax.ScalarOrSchedule, decay: float = 0.9
+    groups: gr.Groups, rotation: optax.ScalarOrSchedule, decay: Scalar = 0.9
 ) -> optax.GradientTransformationExtraArgs:
     """Keep each unit's norm and turn it by `rotation` radians a step, on average.
 
@@ -148,7 +150,7 @@ def rotational(
         factor = jnp.where(typical2 > 0, length * jax.lax.rsqrt(typical2), 0)
         stepped = plus(params, scaled(groups, turn, factor))
         back = state.radius * jax.lax.rsqrt(gr.norm2(groups, stepped))
-        moved = plus(scaled(groups, stepped, back), scaled(groups, params, -1))
+        moved = minus(scaled(groups, stepped, back), params)
         return moved, RotationalState(count, state.radius, mean_square)
 
     return unitwise("rotational", groups, init, update)

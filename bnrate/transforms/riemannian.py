@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from bnrate import groups as gr
 from bnrate.transforms.units import (
     Members,
+    Scalar,
     at_step,
     check_directions,
     check_range,
@@ -25,8 +26,6 @@ from bnrate.transforms.units import (
     unitwise,
     zeros_like,
 )
-
-Scalar = Float[Array, ""] | float
 
 
 class SphereState(NamedTuple):

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from bnrate import groups as gr
 from bnrate.transforms.units import (
     Members,
+    Scalar,
     check_range,
     incremented,
     plus,
@@ -60,7 +61,7 @@ def normalized_gradient(groups: gr.Groups) -> optax.GradientTransformationExtraA
 
 
 def trust_ratio(
-    groups: gr.Groups, coefficient: float = 1.0
+    groups: gr.Groups, coefficient: Scalar = 1.0
 ) -> optax.GradientTransformationExtraArgs:
     """Multiply each unit's step by coefficient |w| / |step|: layer-wise rates, unit by unit.
 
@@ -139,7 +140,7 @@ def adagrad_norm(
 
 
 def delayed_adagrad(
-    groups: gr.Groups, initial: float = 1.0, power: float = 0.5, *, coordinate: bool = False
+    groups: gr.Groups, initial: Scalar = 1.0, power: Scalar = 0.5, *, coordinate: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad whose step knows only the gradients before this one (Li & Orabona, 2019).
 
@@ -188,11 +189,11 @@ class WeightedState(NamedTuple):
 
 def weighted_adagrad_momentum(
     groups: gr.Groups,
-    momentum: float = 0.9,
+    momentum: Scalar = 0.9,
     *,
-    power: float = 0.0,
+    power: Scalar = 0.0,
     nesterov: bool = False,
-    eps: float = 1e-8,
+    eps: Scalar = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad per coordinate with weights t^power on the squares, and momentum after it.
 

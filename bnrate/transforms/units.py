@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from bnrate import groups as gr
 
+Scalar = Float[Array, ""] | float  # a number, perhaps known only to a compiled program
 Members = dict[str, Array]  # the leaves of all groups by path, in float32 or wider
 
 
@@ -78,6 +79,11 @@ def plus(a: Members, b: Members) -> Members:
     return {path: leaf + b[path] for path, leaf in a.items()}
 
 
+def minus(a: Members, b: Members) -> Members:
+    """The difference, leaf by leaf."""
+    return {path: leaf - b[path] for path, leaf in a.items()}
+
+
 def zeros_like(tree: Members) -> Members:
     """Zeros of the same shapes and dtypes."""
     return {path: jnp.zeros_like(leaf) for path, leaf in tree.items()}
@@ -122,10 +128,10 @@ def check_directions(rule: str, groups: gr.Groups, params: PyTree) -> None:
         )
 
 
+def widened(leaf: Array) -> Array:
+    """In float32 or wider."""
+    return leaf if leaf.dtype == jnp.float64 else leaf.astype(jnp.float32)
+
+
 def _widened(groups: gr.Groups, tree: PyTree) -> Members:
-    """The leaves of the groups, in float32 or wider."""
-    found = gr.members(groups, tree).items()
-    return {
-        path: leaf if leaf.dtype == jnp.float64 else leaf.astype(jnp.float32)
-        for path, leaf in found
-    }
+    return {path: widened(leaf) for path, leaf in gr.members(groups, tree).items()}
