@@ -205,7 +205,7 @@ def rescale(groups: Groups, tree: PyTree, factors: Float[Array, " units"]) -> Py
         path: found[path] * factor.astype(found[path].dtype)
         for path, factor in _spread(groups, found, factors).items()
     }
-    return _replace(tree, scaled)
+    return replace(tree, scaled)
 
 
 def unit_vectors(groups: Groups, tree: PyTree) -> PyTree:
@@ -227,12 +227,12 @@ def tangent(groups: Groups, params: PyTree, vectors: PyTree) -> PyTree:
         for path, along in _spread(groups, found, radial).items()
         for leaf in [found[path]]
     }
-    return _replace(vectors, projected)
+    return replace(vectors, projected)
 
 
 def combine(groups: Groups, inside: PyTree, outside: PyTree) -> PyTree:
     """A tree with the members of the groups from `inside` and all other leaves from `outside`."""
-    return _replace(outside, _check_alike(groups, outside, inside))
+    return replace(outside, _check_alike(groups, outside, inside))
 
 
 def to_json(groups: Groups) -> str:
@@ -363,5 +363,6 @@ def _spread(groups: Groups, found: Mapping[str, Any], factors: Array) -> dict[st
     return spread
 
 
-def _replace(tree: PyTree, new: Mapping[str, Array]) -> PyTree:
+def replace(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
+    """The tree with other leaves at some paths."""
     return jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(_path(keys), leaf), tree)

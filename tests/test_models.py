@@ -107,7 +107,7 @@ def test_pooling_is_that_of_flax(size, key):
 
 
 def test_the_gradient_of_pooling_rests_on_no_equality_of_floats(key):
-    """A compiler may compute a value twice and round it in two ways: then no entry is the maximum."""
+    """A compiler may compute a value twice, rounded in two ways: then no entry is the maximum."""
     x = jax.random.normal(key, (2, 4, 4, 3))
     program = jax.make_jaxpr(jax.grad(lambda x: jnp.sum(layers.max_pool(x))))(x)
     assert " ge " in str(program)

@@ -191,9 +191,10 @@ def arguments(params, of=loss, groups=GROUPS):
 
 def step(tx, params, grads=None, state=None):
     """One step; by default along the gradient of `loss`, from the first state."""
+    given = arguments(params) if grads is None else arguments(params) | {"value": jnp.ones(())}
     grads = jax.grad(loss)(params) if grads is None else grads
     state = tx.init(params) if state is None else state
-    updates, state = tx.update(grads, state, params, **arguments(params))
+    updates, state = tx.update(grads, state, params, **given)
     return optax.apply_updates(params, updates), updates, state
 
 

@@ -46,6 +46,9 @@ def sgdp(
 ) -> optax.GradientTransformationExtraArgs:
     """SGDP (Heo et al., 2021): momentum SGD, and where a cosine is small no radial part.
 
+    The momentum itself keeps its radial part (the authors' package, when it does not look ahead,
+    writes what is left of it back into the momentum).
+
     Args:
       groups: which units may lose the radial part of their step, see `groups.matrices`; all leaves
         in groups are trained, the rest passes unchanged.

@@ -15,10 +15,10 @@ from bnrate.transforms.units import (
     Members,
     Scalar,
     at_step,
-    check_directions,
     check_range,
     incremented,
     minus,
+    norms_of,
     plus,
     scaled,
     stateless,
@@ -73,8 +73,7 @@ def set_norm(
     def init(params: Members) -> SetNormState:
         if radius is not None:
             return SetNormState(None)
-        check_directions("set_norm", groups, params)
-        return SetNormState(jnp.sqrt(gr.norm2(groups, params)))
+        return SetNormState(norms_of("set_norm", groups, params))
 
     def update(
         updates: Members, state: SetNormState, params: Members, **extra_args
@@ -135,9 +134,8 @@ def rotational(
     check_range("rotational", "decay", decay, "[0, 1)")
 
     def init(params: Members) -> RotationalState:
-        check_directions("rotational", groups, params)
-        G = gr.norm2(groups, params)
-        return RotationalState(jnp.zeros((), jnp.int32), jnp.sqrt(G), jnp.zeros_like(G))
+        norms = norms_of("rotational", groups, params)
+        return RotationalState(jnp.zeros((), jnp.int32), norms, jnp.zeros_like(norms))
 
     def update(
         updates: Members, state: RotationalState, params: Members, **extra_args
@@ -177,8 +175,7 @@ def bounded_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
     """
 
     def init(params: Members) -> BoundedNormState:
-        check_directions("bounded_norm", groups, params)
-        return BoundedNormState(gr.norm2(groups, params))
+        return BoundedNormState(norms_of("bounded_norm", groups, params) ** 2)
 
     def update(
         updates: Members, state: BoundedNormState, params: Members, **extra_args

@@ -11,16 +11,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from bnrate import groups as gr
 from bnrate.transforms.units import (
     Members,
     Scalar,
     at_step,
-    check_directions,
     check_range,
     incremented,
+    norms_of,
     plus,
     scaled,
     unitwise,
@@ -225,11 +225,11 @@ def _start(
     """The first state, of a rule with the memory it needs."""
 
     def init(params: Members) -> SphereState:
-        check_directions(name, groups, params)
+        norms = norms_of(name, groups, params)
         return SphereState(
             jnp.zeros((), jnp.int32),
             zeros_like(params) if momentum else None,
-            jnp.zeros_like(gr.norm2(groups, params)) if second else None,
+            jnp.zeros_like(norms) if second else None,
         )
 
     return init
@@ -258,8 +258,8 @@ def _by_retraction(
 ) -> tuple[Members, Members | None]:
     """(v + step) / |v + step| - v, and a tangent vector projected there."""
     growth = gr.norm2(groups, step)
-    less = jnp.expm1(-0.5 * jnp.log1p(growth))
-    moved = plus(scaled(groups, v, less), scaled(groups, step, 1 + less))
+    less = jnp.expm1(-0.5 * jnp.log1p(growth))  # of a short step, to the last digit
+    moved = plus(scaled(groups, v, less), scaled(groups, step, jax.lax.rsqrt(1 + growth)))
     if carried is None:
         return moved, None
     return moved, gr.tangent(groups, plus(v, moved), carried)

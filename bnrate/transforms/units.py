@@ -114,18 +114,20 @@ def check_range(rule: str, name: str, value: Any, legal: str) -> None:
         raise ValueError(f"{name} of {rule} must lie in {legal}, got {value}")
 
 
-def check_directions(rule: str, groups: gr.Groups, params: PyTree) -> None:
-    """Refuse units of norm zero, where their values are known."""
+def norms_of(rule: str, groups: gr.Groups, params: Members) -> Float[Array, " units"]:
+    """The norm of each unit of parameters that all need a direction.
+
+    A norm of zero is refused, or, where only a compiled program will know it, NaN.
+    """
     G = gr.norm2(groups, params)
-    if isinstance(G, Tracer):
-        return
-    zero = np.flatnonzero(np.asarray(G) == 0)
+    zero = np.zeros(0, int) if isinstance(G, Tracer) else np.flatnonzero(np.asarray(G) == 0)
     if zero.size:
         more = f" (and {zero.size - 1} more)" if zero.size > 1 else ""
         raise ValueError(
             f"{rule} needs a direction of every unit, but '{gr.units(groups, params)[zero[0]]}'"
             f"{more} has norm zero; initialise it otherwise, or leave it out of the groups"
         )
+    return jnp.sqrt(jnp.where(G > 0, G, jnp.nan))
 
 
 def widened(leaf: Array) -> Array:

@@ -1,0 +1,11 @@
+"""What is known of training on spheres: numbers in, numbers out; no network, no data.
+
+- `equivalence`: settings of one rule into those of another that trains the same functions.
+- `rotation`: weight decay as an angle per step, and back.
+- `equilibrium`: where weight decay and the growth of the norm balance, and how soon.
+- `ranges`: arguments that are numbers, checked.
+"""
+
+from bnrate.theory import equilibrium, equivalence, ranges, rotation
+
+__all__ = ["equilibrium", "equivalence", "ranges", "rotation"]
