@@ -10,6 +10,7 @@ and scan, inside `optax.chain`, `partition`, `inject_hyperparams` or `MultiSteps
 - `cosine`: SGDP and AdamP, which guess what is invariant; for comparison.
 - `automatic`: the rule that needs no rate.
 - `scalars`: one adaptive number per unit; before the learning rate.
+- `schedules`: rates over time.
 
     >>> import jax.numpy as jnp, optax
     >>> from bnrate.groups import Group, Groups, Member
@@ -39,6 +40,7 @@ from bnrate.transforms.scalars import (
     weighted_adagrad_momentum,
     wngrad,
 )
+from bnrate.transforms.schedules import exponential_equivalent, inverse_power
 from bnrate.transforms.splitting import by_group
 
 __all__ = [
@@ -49,9 +51,11 @@ __all__ = [
     "by_group",
     "delayed_adagrad",
     "effective_rate",
+    "exponential_equivalent",
     "gdnp",
     "grassmann_adam",
     "grassmann_sgd",
+    "inverse_power",
     "keep_norm",
     "normalized_gradient",
     "riemannian_adam",
