@@ -1,0 +1,92 @@
+"""The rule that needs no rate: what it measures, and what it does with it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnrate import transforms as tf
+from bnrate.groups import Group, Groups, Member
+
+GROUPS = Groups([Group([Member("w")])])
+SPECTRUM = jnp.array([0.5, 1.0, 4.0])
+
+
+def loss(params):
+    """A direction, and a quadratic with a known Hessian in the rest."""
+    w, g = params["w"], params["g"]
+    return w[0] / jnp.linalg.norm(w) + 0.5 * jnp.sum(SPECTRUM * g**2) + 0.1 * params["linear"]
+
+
+def start():
+    return {"w": jnp.array([0.6, 0.8]), "g": jnp.ones(3), "linear": jnp.array(2.0)}
+
+
+def stepped(tx, params, state=None, of=loss):
+    state = tx.init(params) if state is None else state
+    updates, state = tx.update(jax.grad(of)(params), state, params, value_fn=of)
+    return optax.apply_updates(params, updates), updates, state
+
+
+def test_the_rest_takes_the_rate_of_its_largest_curvature():
+    params = start()
+    _, updates, state = stepped(tf.auto(GROUPS, noisy=False, safety=0.25), params)
+    np.testing.assert_allclose(state.curvature, 4, rtol=1e-5)
+    grads = jax.grad(loss)(params)
+    np.testing.assert_allclose(updates["g"], -2 * 0.75 / 4 * grads["g"], rtol=1e-5)
+    np.testing.assert_allclose(updates["linear"], -2 * 0.75 / 4 * 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["w"], -0.3 * grads["w"], rtol=1e-6)
+
+
+def test_noisy_batches_bring_the_rate_of_the_rest_down_with_time():
+    params, tx = start(), tf.auto(GROUPS, 0.7)
+    state = tx.init(params)._replace(steps=jnp.int32(24), curvature=jnp.float32(5))
+    grads = jax.grad(loss)(params)
+    _, updates, _ = stepped(tx, params, state)
+    np.testing.assert_allclose(updates["g"], -1 / 5 / 5 * grads["g"], rtol=1e-6)
+    np.testing.assert_allclose(updates["w"], -0.7 * grads["w"], rtol=1e-6)
+
+
+def test_the_largest_curvature_so_far_counts_every_so_many_steps():
+    def flatter(params):
+        return 0.1 * loss(params)
+
+    def steeper(params):
+        return 3 * loss(params)
+
+    tx, seen = tf.auto(GROUPS, 0.1, every=2, noisy=False), []
+    params, state = start(), None
+    for of in (loss, steeper, flatter, steeper, steeper):
+        params, _, state = stepped(tx, params, state, of)
+        seen.append(float(state.curvature))
+    np.testing.assert_allclose(seen, [4, 4, 4, 4, 12], rtol=1e-4)
+
+
+def test_until_the_loss_curves_the_rest_takes_the_rate_of_the_groups():
+    def flat(params):
+        return jnp.sum(params["g"])
+
+    _, updates, state = stepped(tf.auto(GROUPS, 0.2, noisy=False), start(), of=flat)
+    assert state.curvature == 0
+    np.testing.assert_allclose(updates["g"], -0.2, rtol=1e-6)
+
+
+def test_without_a_rest_it_is_plain_sgd():
+    params = {"w": jnp.array([0.6, 0.8])}
+
+    def of(params):
+        return params["w"][0] / jnp.linalg.norm(params["w"])
+
+    _, updates, _ = stepped(tf.auto(GROUPS, 0.2), params, of=of)
+    np.testing.assert_allclose(updates["w"], -0.2 * jax.grad(of)(params)["w"], rtol=1e-6)
+
+
+def test_what_it_needs_is_said():
+    tx, params = tf.auto(GROUPS), start()
+    with pytest.raises(ValueError, match="auto needs the parameters and the loss: call update"):
+        tx.update(params, tx.init(params), params)
+    with pytest.raises(
+        ValueError, match="leaf 'n' of the rest must be an array of floats, got int32"
+    ):
+        tx.init({"w": jnp.ones(2), "n": jnp.zeros(2, jnp.int32)})
