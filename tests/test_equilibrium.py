@@ -10,7 +10,7 @@ import problems
 import pytest
 
 from bnrate import measure, transforms
-from bnrate.theory import equilibrium, ranges, rotation
+from bnrate.theory import equilibrium, rotation
 
 DIMS = 400
 
@@ -255,11 +255,6 @@ def test_units_are_predicted_at_once():
         assert equilibrium.steps_to(found, jnp.ones(2)).shape == (2,)
 
 
-@pytest.mark.parametrize("value", [0, np.array([1, 2]), np.float64(0.5), jnp.bfloat16(0.5)])
-def test_numbers_become_floats(value):
-    assert jnp.issubdtype(ranges.in_range("it", value, "[0, 2]").dtype, jnp.floating)
-
-
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["noise", "noisy_rayleigh", "bn_regression"])
 def test_the_log_cos_identity_holds_for_any_loss(name):
@@ -288,16 +283,25 @@ def test_time_to_equilibrium(far, momentum):
     predicted = equilibrium.sgd(0.05, 0.1, 1.0, momentum)
     problem = longer(problems.noise(2000), far * predicted.norm2)
     apart = trace(problem, sgd(0.05, 0.1, momentum), 600)[1][:, 0] / predicted.norm2 - 1
-    steps = equilibrium.steps_to(predicted, far * predicted.norm2, tolerance=0.1)
-    measured = int(jnp.argmax(jnp.abs(apart) < 0.1))
+    steps = equilibrium.steps_to(predicted, far * predicted.norm2, tolerance=0.4)
+    measured = int(jnp.argmax(jnp.abs(apart) < 0.4))
     np.testing.assert_allclose(steps, measured, rtol=0.05, atol=3)
     assert equilibrium.steps_to(predicted, predicted.norm2) == 0
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("fraction", [0.001, 0.02, 0.5])
-def test_contraction_is_that_of_the_mean_squares(momentum, fraction):
+@pytest.mark.parametrize(
+    ("momentum", "fraction", "tolerance"),
+    [
+        (0.0, 0.001, 1e-10),
+        (0.0, 0.5, 1e-10),
+        (0.5, 0.001, 0.01),
+        (0.9, 0.02, 0.1),
+        (0.5, 1.5, 1e-6),  # the buffer forgets more slowly than the norm changes
+        (0.9, 3.0, 1e-6),
+    ],
+)
+def test_contraction_is_that_of_the_mean_squares(momentum, fraction, tolerance):
     """The spectral radius of the map of `test_closed_forms...`, linearised by hand."""
     rate, decay = 1.0, fraction * (1 - np.sqrt(momentum)) ** 2
     found = equilibrium.sgd(rate, decay, 1.0, momentum)
@@ -305,9 +309,7 @@ def test_contraction_is_that_of_the_mean_squares(momentum, fraction):
     b = np.array([decay, momentum, 0]) - rate * c
     a = np.array([1 - 2 * rate * decay, -2 * rate * momentum, 0]) + rate**2 * c
     radius = np.abs(np.linalg.eigvals(np.array([a, b, c]))).max()
-    exact = momentum == 0
-    times = np.log([radius, found.contraction])
-    np.testing.assert_allclose(*times, rtol=1e-10 if exact else 0.1 if fraction < 0.1 else 0.6)
+    np.testing.assert_allclose(*np.log([radius, found.contraction]), rtol=tolerance)
 
 
 def test_a_run_that_is_too_short_says_nothing():

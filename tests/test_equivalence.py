@@ -219,6 +219,9 @@ def test_without_momentum_the_rates_are_those_of_the_products():
     plain = equivalence.without_rescaling(steps)
     np.testing.assert_allclose(plain, rates / (fallen[:-1] * fallen[1:]), rtol=1e-13)
     assert set(np.asarray(steps.factor)) == {0.5, 1.0}
+    for momentum in (0.0, 0.9):
+        steps = equivalence.undecayed(rates, 0.0, momentum)
+        np.testing.assert_array_equal(steps, (rates, np.ones(50)))
 
 
 @pytest.mark.usefixtures("float64")

@@ -3,9 +3,8 @@
 - `equivalence`: settings of one rule into those of another that trains the same functions.
 - `rotation`: weight decay as an angle per step, and back.
 - `equilibrium`: where weight decay and the growth of the norm balance, and how soon.
-- `ranges`: arguments that are numbers, checked.
 """
 
-from bnrate.theory import equilibrium, equivalence, ranges, rotation
+from bnrate.theory import equilibrium, equivalence, rotation
 
-__all__ = ["equilibrium", "equivalence", "ranges", "rotation"]
+__all__ = ["equilibrium", "equivalence", "rotation"]

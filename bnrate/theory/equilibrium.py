@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from bnrate.ranges import in_range
 from bnrate.theory import rotation
-from bnrate.theory.ranges import in_range
 
 
 class Equilibrium(NamedTuple):

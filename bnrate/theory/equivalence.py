@@ -27,7 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from bnrate import groups as gr
-from bnrate.theory.ranges import in_range
+from bnrate.ranges import in_range
 
 _POSITIVE, _DECAY, _MOMENTUM = "(0, inf)", "[0, inf)", "[0, 1)"
 

@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from bnrate import groups as gr
+from bnrate.ranges import in_range
 
 Scalar = Float[Array, ""] | float  # a number, perhaps known only to a compiled program
 Members = dict[str, Array]  # the leaves of all groups by path, in float32 or wider
@@ -100,18 +101,9 @@ def at_step(value: optax.ScalarOrSchedule, count: Array, like: Array) -> Array:
 
 
 def check_range(rule: str, name: str, value: Any, legal: str) -> None:
-    """Refuse a number outside the interval `legal`, such as "(0, inf)" or "[0, 1)".
-
-    What a compiled program will only know later, and schedules, pass.
-    """
-    if callable(value) or isinstance(value, Tracer):
-        return
-    numbers = np.asarray(value, float)
-    low, high = (float(end) for end in legal[1:-1].split(","))
-    above = numbers >= low if legal[0] == "[" else numbers > low
-    below = numbers <= high if legal[-1] == "]" else numbers < high
-    if not np.all(above & below):
-        raise ValueError(f"{name} of {rule} must lie in {legal}, got {value}")
+    """Refuse a number outside an interval, see `ranges.in_range`; schedules pass."""
+    if not callable(value):
+        in_range(f"{name} of {rule}", value, legal)
 
 
 def norms_of(rule: str, groups: gr.Groups, params: Members) -> Float[Array, " units"]:
