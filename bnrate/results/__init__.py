@@ -10,6 +10,7 @@ from bnrate.results.parts import Part, Share, in_memory, opened
 from bnrate.results.plans import Combination, Plan, Variable
 from bnrate.results.provenance import provenance
 from bnrate.results.reducers import counted, curves, over_seeds, rate_dim, tuning_freedom
+from bnrate.results.selection import random_stop, stopping_weights, two_phase
 
 __all__ = [
     "STATUS",
@@ -29,10 +30,13 @@ __all__ = [
     "opened",
     "over_seeds",
     "provenance",
+    "random_stop",
     "rate_dim",
     "save",
+    "stopping_weights",
     "together",
     "tuning_freedom",
+    "two_phase",
     "unfinished",
     "writing",
 ]
