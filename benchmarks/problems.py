@@ -21,6 +21,7 @@ from bnrate import certify, conv, models, train
 from bnrate.groups import Groups
 
 CLASSES, EXAMPLES = 10, 512
+Rule = Callable[[Groups, train.Rates], optax.GradientTransformation]
 
 
 class Shape(NamedTuple):
@@ -93,10 +94,11 @@ class Problem(NamedTuple):
         layers = _multiply_adds(self.shape)
         return 2 * self.batch * (3 * sum(layers) - layers[0])
 
-    def run(self, stride: int, measured: bool = False) -> train.Run:
-        """Plain SGD as a sweep takes it; a point has a rate and a seed.
+    def run(self, stride: int, measured: bool = False, rule: Rule | None = None) -> train.Run:
+        """A run as a sweep takes it, with plain SGD if no rule is given.
 
-        `measured`: each record has what happens on the sphere of each group that is proved.
+        A point has a rate and a seed.  `measured`: each record has what happens on the sphere of
+        each group that is proved.
         """
         network = Network(self.shape, conv.Conv, conv.Dense, models.max_pool)
 
@@ -105,15 +107,16 @@ class Problem(NamedTuple):
             return variables.pop("params"), variables
 
         loss = functools.partial(_loss, network)
-        rule = lambda rates: optax.sgd(rates.rest)  # noqa: E731
         some = self.x[: self.batch], self.y[: self.batch]
-        proof = certify.certify(loss, *init(jax.random.key(0)), some) if measured else None
+        groups = Groups()
+        if measured or rule:
+            groups = certify.certify(loss, *init(jax.random.key(0)), some).groups
         return train.make_run(
             init=init,
             loss=loss,
             batch=self.draw,
-            rule=rule,
-            groups=Groups() if proof is None else proof.groups.whole(),
+            rule=functools.partial(rule or _sgd, groups),
+            groups=groups.whole() if measured else Groups(),
             stride=stride,
         )
 
@@ -154,6 +157,10 @@ def problem(name: str, batch: int) -> Problem:
 def rates(runs: int) -> np.ndarray:
     """As many rates as runs; small, so that rounding does not grow into other trajectories."""
     return np.geomspace(1e-3, 1e-1, runs, dtype=np.float32)
+
+
+def _sgd(groups: Groups, rates: train.Rates) -> optax.GradientTransformation:
+    return optax.sgd(rates.rest)
 
 
 def _loss(network, params, extra, batch):

@@ -20,6 +20,7 @@ CASE = ("--cases", "tiny:2:8:2", "--repeats", "1")
 def benchmarks(monkeypatch):
     """The modules of the folder, which are scripts; strictness is for the package."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    import overhead
     import problems
     import recording
     import speed
@@ -27,7 +28,7 @@ def benchmarks(monkeypatch):
     import ways
     import workers
 
-    modules = (problems, recording, speed, table, ways, workers)
+    modules = (overhead, problems, recording, speed, table, ways, workers)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield {module.__name__: module for module in modules}
 
@@ -150,6 +151,28 @@ def test_the_cost_of_recording(benchmarks, monkeypatch):
 def test_recording():
     found = lines("recording", *CASE, "--strides", "1", "2")
     assert [line["stride"] for line in found] == [1, 2]
+
+
+def test_the_cost_of_a_rule(benchmarks, monkeypatch):
+    """Of 2 seconds for plain SGD and 2.3 with a rule, and of a loss that is not finite."""
+    overhead, case = benchmarks["overhead"], benchmarks["workers"].Case("tiny", 1, 8, 10)
+    monkeypatch.setattr(overhead, "program", lambda case, rule: lambda: (1.0, rule))
+    monkeypatch.setattr(
+        overhead, "in_turns", lambda programs, n: {p: [2.0 + 0.3 * (p != "sgd")] for p in programs}
+    )
+    sgd, projected, adam = overhead.measured(case, ["projected", "adam"], 1)
+    assert (sgd["cost"], projected["cost"], projected["met"]) == (0.0, 0.15, False)
+    assert "met" not in adam
+    assert adam["step"] == 0.23
+    monkeypatch.setattr(overhead, "program", lambda case, rule: lambda: (np.nan, rule))
+    with pytest.raises(AssertionError, match="nan"):
+        next(overhead.measured(case, ["adam"], 1))
+
+
+@pytest.mark.slow
+def test_overhead():
+    arguments = ("--cases", "tiny:1:8:2", "--repeats", "1", "--rules", "projected", "auto")
+    assert [line["rule"] for line in lines("overhead", *arguments)] == ["sgd", "projected", "auto"]
 
 
 @pytest.mark.slow

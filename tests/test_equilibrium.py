@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import problems
 import pytest
+import toys
 
 from bnrate import measure, transforms
 from bnrate.theory import equilibrium, rotation
@@ -58,7 +58,7 @@ def test_two_equilibria_of_sgd(rate, decay, n, norm2, angle, contraction, effect
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("rate", "decay"), [(0.1, 0.1), (0.5, 0.2), (0.01, 1.0)])
 def test_without_momentum_and_with_a_constant_gradient_it_is_exact(rate, decay):
-    problem = problems.noise(20, spherical_gradient=1.3)
+    problem = toys.noise(20, spherical_gradient=1.3)
     angle, norm2, _ = trace(problem, sgd(rate, decay), 2500)
     predicted = equilibrium.sgd(rate, decay, 1.3)
     np.testing.assert_allclose(angle[-1], predicted.angle, rtol=1e-12)
@@ -100,7 +100,7 @@ def settled(name):
     """A run of a rule on noise from twice the predicted norm2, in float64."""
     with jax.enable_x64(True):
         rule, predicted, _ = RULES[name]
-        problem = longer(problems.noise(DIMS), 2 * predicted().norm2)
+        problem = longer(toys.noise(DIMS), 2 * predicted().norm2)
         return trace(problem, rule, 6000)
 
 
@@ -259,7 +259,7 @@ def test_units_are_predicted_at_once():
 @pytest.mark.parametrize("name", ["noise", "noisy_rayleigh", "bn_regression"])
 def test_the_log_cos_identity_holds_for_any_loss(name):
     """Also where rate and decay vary; it has no room for momentum."""
-    problem, steps = getattr(problems, name)(10), 500
+    problem, steps = getattr(toys, name)(10), 500
     rates = jnp.linspace(0.2, 0.1, steps)
     decays = jnp.where(jnp.arange(steps) < 200, 0.1, 0.05)
 
@@ -281,7 +281,7 @@ def test_the_log_cos_identity_holds_for_any_loss(name):
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_time_to_equilibrium(far, momentum):
     predicted = equilibrium.sgd(0.05, 0.1, 1.0, momentum)
-    problem = longer(problems.noise(2000), far * predicted.norm2)
+    problem = longer(toys.noise(2000), far * predicted.norm2)
     apart = trace(problem, sgd(0.05, 0.1, momentum), 600)[1][:, 0] / predicted.norm2 - 1
     steps = equilibrium.steps_to(predicted, far * predicted.norm2, tolerance=0.4)
     measured = int(jnp.argmax(jnp.abs(apart) < 0.4))
@@ -327,7 +327,7 @@ def test_a_run_that_is_too_short_says_nothing():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("rate", "decay", "momentum"), [(0.1, 0.05, 0.0), (0.1, 0.02, 0.9)])
 def test_a_network_turns_as_noise_does(rate, decay, momentum):
-    problem = problems.network()
+    problem = toys.network()
     rule = transforms.by_group(
         problem.groups, invariant=sgd(rate, decay, momentum), rest=optax.sgd(0.05)
     )

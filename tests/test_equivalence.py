@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import problems
 import pytest
+import toys
 
 from bnrate import groups as gr
 from bnrate import transforms
@@ -15,14 +15,14 @@ from bnrate.theory import equivalence
 # Rounding is amplified where the norm shrinks until steps become unstable; gradient descent
 # without noise comes there soon after it has converged, so it is followed for fewer steps.
 PROBLEMS = {
-    "rayleigh": (lambda: problems.rayleigh(np.linspace(0, 1, 20), np.cos(range(20))), 100),
-    "noisy-rayleigh": (lambda: problems.noisy_rayleigh(10), 1000),
+    "rayleigh": (lambda: toys.rayleigh(np.linspace(0, 1, 20), np.cos(range(20))), 100),
+    "noisy-rayleigh": (lambda: toys.noisy_rayleigh(10), 1000),
     "least-squares": (
-        lambda: problems.bn_least_squares([[1, 0], [0, 4]], [1, 2], 2.5, [1, -0.5], 0.5),
+        lambda: toys.bn_least_squares([[1, 0], [0, 4]], [1, 2], 2.5, [1, -0.5], 0.5),
         30,
     ),
-    "regression": (problems.bn_regression, 1000),
-    "network": (problems.network, 300),
+    "regression": (toys.bn_regression, 1000),
+    "network": (toys.network, 300),
 }
 SETTINGS = [(0.1, 0.05, 0.0), (0.02, 0.1, 0.9), (0.1, 0.01, 0.9)]  # rate, decay, momentum
 
@@ -101,14 +101,14 @@ NEAR_MISSES = {
 @pytest.mark.parametrize("miss", NEAR_MISSES)
 def test_near_misses_are_told_apart(miss):
     rule = exponential(0.02, 0.1, 0.9, change=NEAR_MISSES[miss])
-    found = gap(decayed(0.02, 0.1, 0.9), rule, problems.bn_regression(), 300)
+    found = gap(decayed(0.02, 0.1, 0.9), rule, toys.bn_regression(), 300)
     assert found.units > 1e-3
 
 
 @pytest.mark.usefixtures("float64")
 def test_the_rest_must_keep_its_decay():
     """The exchange is for invariant parameters: made for all, it is another training."""
-    problem = problems.bn_regression()
+    problem = toys.bn_regression()
     sides = [rule(0.02, 0.1, 0.9) for rule in (decayed, exponential)]
     assert equivalence.gap(*sides, problem, 30).rest > 1e-2
 
@@ -135,7 +135,7 @@ ENDS = {  # after 10 steps: the unit vector, |w|^2 with decay, |w|^2 with expone
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("setting", ENDS)
 def test_ten_steps_on_a_rayleigh_quotient(setting):
-    problem = problems.rayleigh([0, 1, 3], np.ones(3) / np.sqrt(3))
+    problem = toys.rayleigh([0, 1, 3], np.ones(3) / np.sqrt(3))
     direction, with_decay, without = ENDS[setting]
     for rule, norm2 in ((decayed, with_decay), (exponential, without)):
         tx, params = rule(*setting), problem.params
@@ -166,7 +166,7 @@ def test_exponential_rates_are_a_weight_decay(alpha, momentum):
     a = starting_at(optax.sgd(growing, momentum=momentum), 0.0, 1.0)
     sgd = starting_at(optax.sgd(back.rate, momentum=momentum), back.buffer, 1.0)
     b = optax.chain(optax.add_decayed_weights(back.decay), sgd)
-    found = gap(a, b, problems.noisy_rayleigh(10), 200)
+    found = gap(a, b, toys.noisy_rayleigh(10), 200)
     assert max(found) < 1e-12, found
 
 
@@ -191,7 +191,7 @@ def varying(name, momentum):
 def test_rates_and_decays_may_vary(name, momentum):
     rates, decays, with_decay = varying(name, momentum)
     streamed = rescaled(rates, decays, momentum)
-    found = gap(with_decay, streamed, problems.noisy_rayleigh(10), STEPS)
+    found = gap(with_decay, streamed, toys.noisy_rayleigh(10), STEPS)
     assert max(found) < 1e-12, found
 
 
@@ -200,7 +200,7 @@ def test_rates_that_vary_need_no_rescaling():
     rates, decays, with_decay = varying("stairs", 0.9)
     plain = equivalence.without_rescaling(equivalence.undecayed(rates, decays, 0.9))
     without = optax.sgd(lambda t: plain[t], momentum=0.9)
-    found = gap(with_decay, without, problems.noisy_rayleigh(10), STEPS)
+    found = gap(with_decay, without, toys.noisy_rayleigh(10), STEPS)
     assert max(found) < 1e-12, found
 
 
@@ -208,7 +208,7 @@ def test_rates_that_vary_need_no_rescaling():
 def test_rates_that_vary_must_be_exchanged_at_their_step():
     rates, decays, with_decay = varying("stairs", 0.9)
     late = rescaled(rates, jnp.roll(decays, 1), 0.9)
-    assert gap(with_decay, late, problems.noisy_rayleigh(10), STEPS).units > 1e-6
+    assert gap(with_decay, late, toys.noisy_rayleigh(10), STEPS).units > 1e-6
 
 
 @pytest.mark.usefixtures("float64")
@@ -249,7 +249,7 @@ def train(problem, rates, factors, dtype):
 
 
 def test_rescaling_by_powers_of_2_rounds_nothing_and_never_overflows():
-    problem = problems.noisy_rayleigh(10)
+    problem = toys.noisy_rayleigh(10)
     steps = equivalence.undecayed(jnp.full(2000, 0.2), 0.5)
     plain = equivalence.without_rescaling(steps)
     ones = jnp.ones_like(plain)
@@ -278,7 +278,7 @@ def test_small_decays_survive_float32():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("decay", [0.0, 0.5, 5.0])
 def test_the_effective_rate_is_that_of_the_step_on_the_sphere(decay):
-    problem, rate = problems.noisy_rayleigh(10), 0.1
+    problem, rate = toys.noisy_rayleigh(10), 0.1
     w, G = problem.params["w"], gr.norm2(problem.groups, problem.params)[0]
     grad = jax.grad(problem.loss)(problem.params, 0)["w"]
     after = w - rate * (grad + decay * w)
@@ -295,7 +295,7 @@ def test_the_effective_rate_is_that_of_the_step_on_the_sphere(decay):
 
 @pytest.mark.usefixtures("float64")
 def test_sgd_is_wngrad_that_lags():
-    problem, rate = problems.noisy_rayleigh(10), 3.0
+    problem, rate = toys.noisy_rayleigh(10), 3.0
     problem = problem._replace(params=gr.unit_vectors(problem.groups, problem.params))
     initial = equivalence.wngrad_initial(rate, 1.0)
     np.testing.assert_allclose(equivalence.rate_of_wngrad(initial, 1.0), rate, rtol=1e-15)
@@ -365,12 +365,12 @@ def test_inside_a_program_bad_settings_are_nan_and_spare_the_others():
 
 
 def test_a_rule_has_no_gap_to_itself():
-    problem = problems.bn_regression()
+    problem = toys.bn_regression()
     assert max(equivalence.gap(optax.sgd(0.1), optax.sgd(0.1), problem, 50)) == 0
 
 
 def test_states_at_the_start_are_used():
-    problem, rule = problems.noisy_rayleigh(4), optax.sgd(0.1, momentum=0.9)
+    problem, rule = toys.noisy_rayleigh(4), optax.sgd(0.1, momentum=0.9)
     pushed = optax.tree.set(rule.init(problem.params), trace=problem.params)
     for states in ({"state_a": pushed}, {"state_b": pushed}):
         assert equivalence.gap(rule, rule, problem, 5, **states).units > 1e-2
@@ -378,7 +378,7 @@ def test_states_at_the_start_are_used():
 
 
 def test_a_rule_that_diverges_has_no_small_gap():
-    problem = problems.bn_regression()
+    problem = toys.bn_regression()
     sound, lost = optax.sgd(0.1), optax.sgd(jnp.nan)
     for rules in ((sound, lost), (lost, sound), (lost, lost)):
         assert np.isnan(equivalence.gap(*rules, problem, 20)).all()

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import problems
 import pytest
+import toys
 from test_transforms import GROUPS, loss, step, tree
 
 from bnrate import groups as gr
@@ -128,7 +128,7 @@ def test_bounded_norm_goes_where_plain_sgd_goes(decay):
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_rotational_turns_by_its_angle_on_average(decay, key):
     """Steps of any size, with a radial part: the root mean square of the angles is what is set."""
-    problem = problems.noise(50)
+    problem = toys.noise(50)
     tx = optax.chain(optax.sgd(7.0), tf.rotational(problem.groups, 0.02, decay))
 
     def body(carry, k):

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import problems
 import pytest
+import toys
 
 from bnrate import groups as gr
 from bnrate import transforms as tf
 
-GROUPS = problems.ONE_UNIT
+GROUPS = toys.ONE_UNIT
 
 
 def turned(tx, params, grads, state=None):
@@ -34,7 +34,7 @@ def test_the_angle_of_a_step_is_rate_times_spherical_gradient(radius, rate):
 @pytest.mark.usefixtures("float64")
 def test_momentum_stays_tangent_and_as_long():
     """Parallel transport is an isometry; projection is not."""
-    problem = problems.noisy_rayleigh(6)
+    problem = toys.noisy_rayleigh(6)
     for retraction in (False, True):
         tx, params, state = (
             tf.riemannian_sgd(GROUPS, 0.3, 0.9, retraction=retraction),

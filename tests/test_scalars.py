@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import problems
 import pytest
+import toys
 from test_transforms import GROUPS, loss, step, tree
 
 from bnrate import groups as gr
@@ -103,7 +103,7 @@ def test_adagrad_norm_from_zero():
 
 @pytest.mark.usefixtures("float64")
 def test_a_fixed_effective_rate_is_projected_sgd():
-    problem = problems.noisy_rayleigh(6)
+    problem = toys.noisy_rayleigh(6)
     G = gr.norm2(problem.groups, problem.params)[0]
     fixed = optax.chain(tf.effective_rate(problem.groups), optax.sgd(0.2))
     projected = optax.chain(optax.sgd(0.2 * G), tf.keep_norm(problem.groups))
@@ -114,7 +114,7 @@ def test_a_fixed_effective_rate_is_projected_sgd():
 
 @pytest.mark.usefixtures("float64")
 def test_sgd_on_an_invariant_unit_is_delayed_wngrad_on_the_unit_sphere():
-    problem = problems.noisy_rayleigh(6)
+    problem = toys.noisy_rayleigh(6)
     problem = problem._replace(params=gr.unit_vectors(problem.groups, problem.params))
 
     def on_sphere(delayed):
@@ -138,7 +138,7 @@ def test_gdnp_contracts_as_fast_as_proved(seed):
         w = params["w"]
         return -((b @ w) ** 2) / (w @ S @ w)
 
-    tx = optax.chain(tf.gdnp(problems.ONE_UNIT, spectrum.max()), optax.sgd(1.0))
+    tx = optax.chain(tf.gdnp(toys.ONE_UNIT, spectrum.max()), optax.sgd(1.0))
     params = {"w": jnp.asarray(rng.standard_normal(5))}
     least = -b @ jnp.linalg.solve(S, b)
     bound = (1 - spectrum.min() / spectrum.max()) ** 2

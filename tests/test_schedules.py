@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import problems
 import pytest
+import toys
 
 from bnrate import transforms as tf
 from bnrate.theory import equivalence
@@ -31,7 +31,7 @@ SETTINGS = {
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 def test_without_decay_the_same_directions(setting):
-    problem = problems.rayleigh([0.0, 1.0, 3.0], [0.2, 0.6, 0.7])
+    problem = toys.rayleigh([0.0, 1.0, 3.0], [0.2, 0.6, 0.7])
     rate, decay, momentum = setting
     # optax counts the steps of a decay that varies only when told to
     with_decay = decayed(rate, decay, momentum)
@@ -48,7 +48,7 @@ def test_without_decay_the_same_directions(setting):
 
 def test_ten_thousand_steps_in_float32_overflow_nowhere():
     """The plain schedule would; here the weights are at most twice as long as those with decay."""
-    problem = problems.noise(10)
+    problem = toys.noise(10)
 
     def norms(tx):
         def body(carry, t):
@@ -82,11 +82,11 @@ BAD = {
 @pytest.mark.parametrize(("setting", "message"), BAD.values(), ids=BAD)
 def test_settings_without_an_equivalent_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
-        tf.exponential_equivalent(problems.ONE_UNIT, *setting)
+        tf.exponential_equivalent(toys.ONE_UNIT, *setting)
 
 
 def test_in_a_compiled_run_they_are_data():
-    problem = problems.rayleigh([0.0, 1.0], [0.6, 0.8])
+    problem = toys.rayleigh([0.0, 1.0], [0.6, 0.8])
 
     @jax.jit
     def stepped(rate):

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import problems
 import pytest
+import toys
 from flax import linen, nnx
 
 from bnrate import groups as gr
@@ -359,8 +359,8 @@ CONVERGING = {name: rule for name, rule in RULES.items() if name != "gdnp"}  # i
 def test_it_converges(rule):
     """On a Rayleigh quotient and on BN least squares, with an SGD for the rest if it has none."""
     cases = [
-        (problems.rayleigh([0.0, 1.0, 3.0], [0.2, 0.6, 0.7]), 0.0),
-        (problems.bn_least_squares([[1.0, 0], [0, 4]], [1.0, 2], 2.5, [1, -0.5], 0.5), 0.5),
+        (toys.rayleigh([0.0, 1.0, 3.0], [0.2, 0.6, 0.7]), 0.0),
+        (toys.bn_least_squares([[1.0, 0], [0, 4]], [1.0, 2], 2.5, [1, -0.5], 0.5), 0.5),
     ]
     for problem, least in cases:
         tx = rule(rule.rate, problem.groups)
