@@ -17,7 +17,7 @@ import numpy as np
 import problems
 from workers import Case, parser, report
 
-from bnrate.experiments.rules import RULES
+from bnrate.experiments.comparison import RULES
 
 CASES = ("mlp:1:128:100", "vgg8:1:32:10")
 NORMS = ("projected", "bounded-norm", "effective-rate", "set-norm", "tangent")

@@ -194,22 +194,23 @@ def bounded_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
 
 def _kept(groups: gr.Groups, updates: Members, params: Members) -> tuple[Members, Array]:
     """The step with each unit's norm kept, and by which part the squared norm would have grown."""
-    G, stepped = gr.norm2(groups, params), plus(params, updates)
-    after = gr.norm2(groups, stepped)
-    growth = (2 * gr.inner(groups, params, updates) + gr.norm2(groups, updates)) / G
-    # Long steps: factor (w + u) - w.  Short steps: the same, as factor u + (factor - 1) w, and
-    # the factor from the growth of the norm alone, or rounding would make the norm drift.
-    short = jnp.abs(growth) < 0.5
-    factor = jax.lax.rsqrt(jnp.where(short, 1 + growth, after / G))
-    excess = jnp.expm1(-0.5 * jnp.log1p(jnp.where(short, growth, 0)))
-    # A step too long for its norm to be computed is lost, visibly.
-    factor = jnp.where(jnp.isinf(after), jnp.nan, factor)
-    no_direction = (G == 0) | (after == 0)
-    of_stepped = jnp.where(short | no_direction, 0, factor)
-    of_updates = jnp.where(no_direction, jnp.where(G == 0, 0, 1), jnp.where(short, factor, 0))
-    of_params = jnp.where(no_direction, 0, jnp.where(short, excess, -1))
-    kept = plus(
-        gr.rescale(groups, stepped, of_stepped),
-        plus(gr.rescale(groups, updates, of_updates), gr.rescale(groups, params, of_params)),
-    )
-    return kept, growth
+    G = gr.norm2(groups, params)
+    growth = 2 * gr.inner(groups, params, updates) + gr.norm2(groups, updates)
+    growth = jnp.where(G > 0, growth / jnp.where(G > 0, G, 1), 0)
+
+    def short() -> Members:
+        # The factor from the growth alone, or rounding would make the norm drift.
+        longer = jnp.sqrt(1 + growth)
+        factor, excess = jnp.where(G > 0, 1 / longer, 0), -growth / (longer * (1 + longer))
+        return plus(gr.rescale(groups, updates, factor), gr.rescale(groups, params, excess))
+
+    def long() -> Members:
+        # The growth knows nothing of a step that nearly ends at zero.
+        stepped = plus(params, updates)
+        after = gr.norm2(groups, stepped)
+        factor = jnp.where(after > 0, jnp.sqrt(G / jnp.where(after > 0, after, 1)), 0)
+        # A step too long for its norm to be computed is lost, visibly.
+        factor = jnp.where(jnp.isfinite(after), factor, jnp.nan)
+        return minus(gr.rescale(groups, stepped, factor), params)
+
+    return jax.lax.cond(jnp.all(jnp.abs(growth) < 0.5), short, long), growth

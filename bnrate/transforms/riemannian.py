@@ -208,9 +208,9 @@ def _on_spheres(
         del extra_args
         norms = jnp.sqrt(gr.norm2(groups, params))
         v = scaled(groups, params, 1 / norms)
-        D = gr.tangent(groups, v, scaled(groups, grads, norms))
+        D = _tangent(groups, v, scaled(groups, grads, norms))
         if state.momentum is not None:  # rounding has taken it out of the tangent space
-            state = state._replace(momentum=gr.tangent(groups, v, state.momentum))
+            state = state._replace(momentum=_tangent(groups, v, state.momentum))
         move = rule(D, state, at_step(learning_rate, state.steps, like=norms))
         moved, carried = along(groups, v, move.step, move.momentum)
         after = SphereState(incremented(state.steps), carried, move.second)
@@ -240,16 +240,15 @@ def _by_great_circle(
 ) -> tuple[Members, Members | None]:
     """exp_v(step) - v, and a tangent vector carried there by parallel transport."""
     angle = jnp.sqrt(gr.norm2(groups, step))
-    sinc = jnp.where(angle > 0, jnp.sin(angle) / jnp.where(angle > 0, angle, 1), 1)
-    less = -2 * jnp.sin(angle / 2) ** 2  # cos(angle) - 1, to the last digit of a small angle
+    sine, half = jnp.sin(angle), jnp.sin(angle / 2)
+    sinc = jnp.where(angle > 0, sine / jnp.where(angle > 0, angle, 1), 1)
+    less = -2 * half * half  # cos(angle) - 1, to the last digit of a small angle
     moved = plus(scaled(groups, v, less), scaled(groups, step, sinc))
     if carried is None:
         return moved, None
     # What is orthogonal to the step stays; its part along the step turns as the step does.
     along = gr.inner(groups, carried, step) / jnp.where(angle > 0, angle**2, 1)
-    turned = plus(
-        scaled(groups, step, along * less), scaled(groups, v, -along * angle * jnp.sin(angle))
-    )
+    turned = plus(scaled(groups, step, along * less), scaled(groups, v, -along * angle * sine))
     return moved, plus(carried, turned)
 
 
@@ -258,11 +257,17 @@ def _by_retraction(
 ) -> tuple[Members, Members | None]:
     """(v + step) / |v + step| - v, and a tangent vector projected there."""
     growth = gr.norm2(groups, step)
-    less = jnp.expm1(-0.5 * jnp.log1p(growth))  # of a short step, to the last digit
-    moved = plus(scaled(groups, v, less), scaled(groups, step, jax.lax.rsqrt(1 + growth)))
+    longer = jnp.sqrt(1 + growth)
+    less = -growth / (longer * (1 + longer))  # 1 / longer - 1, to the last digit of a short step
+    moved = plus(scaled(groups, v, less), scaled(groups, step, 1 / longer))
     if carried is None:
         return moved, None
-    return moved, gr.tangent(groups, plus(v, moved), carried)
+    return moved, _tangent(groups, plus(v, moved), carried)
+
+
+def _tangent(groups: gr.Groups, v: Members, vectors: Members) -> Members:
+    """The part of the vectors that is orthogonal to the unit vectors v."""
+    return plus(vectors, scaled(groups, v, -gr.inner(groups, v, vectors)))
 
 
 def _means(

@@ -71,7 +71,7 @@ def stateless(
 
 def scaled(groups: gr.Groups, tree: Members, factors: Float[Array, "..."] | float) -> Members:
     """Each unit times its factor; one factor serves all."""
-    units = jnp.shape(gr.norm2(groups, tree))
+    units = gr.dims(groups, tree).shape
     return gr.rescale(groups, tree, jnp.broadcast_to(jnp.asarray(factors), units))
 
 
