@@ -32,7 +32,7 @@ def auto(
     groups: gr.Groups,
     rate: optax.ScalarOrSchedule = 0.3,
     *,
-    noisy: bool = True,
+    steady: Scalar = 100.0,
     safety: Scalar = 0.5,
     every: int = 20,
     iterations: int = 10,
@@ -40,7 +40,7 @@ def auto(
     """SGD with no rate to set: any fixed one on the groups, 2 (1 - safety) / L on the rest.
 
     The rates of the theorems of Arora, Li & Lyu (2019): `rate` on the invariant groups is fixed and
-    may be anything; that of the rest, times (t + 1)^-1/2 where batches are noisy, needs L, the
+    may be anything; that of the rest falls as t^-1/2 where batches are noisy, and needs L, the
     largest curvature of the loss in the rest alone.  Here L is an estimate: the largest
     eigenvalue, with its residual, of the present batch's Hessian of the rest, by Lanczos iterations
     every few steps; and the largest so far counts, so that the rate never rises when the loss
@@ -57,7 +57,7 @@ def auto(
         >>> def loss(params):
         ...     w = params["w"] / jnp.linalg.norm(params["w"])
         ...     return (w[0] * params["scale"] - 2.0) ** 2
-        >>> tx = auto(Groups([Group([Member("w")])]), noisy=False)
+        >>> tx = auto(Groups([Group([Member("w")])]), steady=jnp.inf)
         >>> params = {"w": jnp.array([0.6, 0.8]), "scale": jnp.array(1.0)}
         >>> updates, state = tx.update(
         ...     jax.grad(loss)(params), tx.init(params), params, value_fn=loss
@@ -68,7 +68,8 @@ def auto(
     Args:
       groups: the invariant ones; all other leaves are the rest.
       rate: of the invariant groups.
-      noisy: batches are samples of what is minimised; if False, they are all of it.
+      steady: that many steps pass before the rate of the rest falls much: it is that above times
+        (1 + t / steady)^-1/2.  Infinity where a batch is all that is minimised, without noise.
       safety: the theorems' c, between 0 and 1: how far below 2 / L the rate of the rest stays.
       every: steps from one estimate to the next.
       iterations: Hessian-vector products per estimate, at most.
@@ -78,6 +79,7 @@ def auto(
         not of floats; (in the update) the parameters or `value_fn` are missing.
     """
     check_range("auto", "rate", rate, "[0, inf)")
+    check_range("auto", "steady", steady, "(0, inf]")
     check_range("auto", "safety", safety, "(0, 1)")
     check_range("auto", "every", every, "[1, inf)")
     check_range("auto", "iterations", iterations, "[1, inf)")
@@ -111,8 +113,7 @@ def auto(
         of_groups = at_step(rate, state.steps, curvature)
         known = jnp.where(curvature > 0, curvature, 1)
         of_rest = jnp.where(curvature > 0, 2 * (1 - safety) / known, of_groups)
-        if noisy:
-            of_rest = of_rest * jax.lax.rsqrt(1 + state.steps.astype(of_rest.dtype))
+        of_rest = of_rest * jax.lax.rsqrt(1 + state.steps.astype(of_rest.dtype) / steady)
 
         def scaled(label: str, leaf: Array) -> Array:
             return leaf * -(of_groups if label == gr.INVARIANT else of_rest).astype(leaf.dtype)
