@@ -117,7 +117,9 @@ def make_run(
         `batch_stats`, or ().
       loss: (parameters, extra, batch) -> loss, extra.
       batch: (key, step) -> batch.
-      rule: rates -> optax transformation.
+      rule: rates -> optax transformation.  Its update is also given what optax's line searches ask
+        for: `value`, the loss of this batch, `grad`, its gradient, and `value_fn`, from parameters
+        to the loss of this batch.  A rule that does not call it does not pay for it.
       groups: what to measure on the spheres at each record, one entry per unit.
       evaluate: (parameters, extra) -> final values by name; `results` and `plots` read `final_loss`
         and `test_accuracy`.  By default `final_loss` is the loss on the next batch.
@@ -140,9 +142,17 @@ def make_run(
 
     def step(i: Array | int, carry: tuple[State, Any]) -> tuple[State, Any]:
         state, record = carry
+        examples = batch(state.key, state.step)
         value_and_grad = jax.value_and_grad(loss, has_aux=True)
-        (L, extra), grads = value_and_grad(state.params, state.extra, batch(state.key, state.step))
-        updates, opt_state = rule(state.rates).update(grads, state.opt_state, state.params)
+        (L, extra), grads = value_and_grad(state.params, state.extra, examples)
+        updates, opt_state = optax.with_extra_args_support(rule(state.rates)).update(
+            grads,
+            state.opt_state,
+            state.params,
+            value=L,
+            grad=grads,
+            value_fn=lambda params: loss(params, state.extra, examples)[0],
+        )
         params = optax.apply_updates(state.params, updates)
 
         def measured() -> dict[str, Array]:

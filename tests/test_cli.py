@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from test_experiments import settled
 from test_results import dataset
 
 from bnrate import cli, experiments, results
@@ -135,6 +136,68 @@ def test_a_report_of_the_smallest_result():
         report = running.report(ds)
         assert "0.15" in report
         assert "0.00  (seeds: 0.00 to 0.00)" in report
+
+
+def compared(losses, **more):
+    """A result of the experiment `rules`."""
+    ds = dataset(losses, rates=[0.01, 0.1, 1.0], **more).assign_attrs(experiment="rules")
+    return ds.assign_coords(tuned=("rule", [True, True, False][: ds.sizes["rule"]]))
+
+
+def test_all_rules_in_one_table_the_most_tolerant_first():
+    losses = np.array(
+        [
+            [[0.1, 0.3], [0.004, 0.006], [0.5, 0.6]],  # a good loss, at one rate or two
+            [[0.05, 0.05], [0.04, 0.05], [0.06, np.inf]],  # never so good, and good at two
+            [[0.07, 0.08]] * 3,
+        ]
+    )
+    printed = running.report(compared(losses, diverged=~np.isfinite(losses)))
+    assert all(len(line) <= 100 for line in printed.splitlines())
+    assert "a final training loss of at most 0.2 (of 2.00 swept)" in printed
+    rows = [line.split() for line in printed.splitlines()[-3:]]
+    assert [row[0] for row in rows] == ["SGD", "PROJECTED-BN", "SGD-BN"]
+    assert rows[0][1:] == ["any", "0.08", "0.07", "0.08", "none", "90.0%", "0/6"]
+    assert rows[1][1:] == ["1.50", "0.05", "0.05", "0.05", "0.01", "90.0%", "1/6"]
+    assert rows[2][1:] == ["0.50", "0.006", "0.004", "0.006", "0.1", "90.0%", "0/6"]
+
+
+def test_a_rule_that_never_trains_is_last_and_where_none_does_twice_the_best_will_do():
+    losses = np.array([[[np.inf]] * 3, [[0.5], [0.7], [3.0]]])
+    printed = running.report(compared(losses, diverged=~np.isfinite(losses)))
+    assert "at most 1 (" in printed
+    rows = [line.split() for line in printed.splitlines()[-2:]]
+    assert rows[0][:2] == ["PROJECTED-BN", "1.00"]
+    assert rows[1][:3] == ["SGD-BN", "none", "inf"]
+    assert rows[1][-1] == "3/3"
+
+
+def test_a_report_of_what_was_predicted():
+    over = ("rule", "rate", "seed", "group")
+    ds = dataset([[[0.5, 0.5]]], rates=[0.1]).assign_attrs(experiment="equilibrium")
+    values = {
+        "predicted_angle": [[0.01, 0.01], [0.01, 0.01]],
+        "predicted_norm2": [[5.0, 2.0], [5.0, 2.0]],
+        "reached": [[7.0, 50.0], [9.0, 50.0]],
+        "angle_residual": [[0.1, np.nan], [0.2, np.nan]],
+        "norm2_residual": [[-0.1, np.nan], [0.3, np.nan]],
+    }
+    ds = ds.assign({name: (over, np.array([[value]])) for name, value in values.items()})
+    ds = ds.assign_coords(group=["k", "n"], decay=("rule", [0.02]))
+    printed = running.report(ds)
+    assert "SGD-BN, rate 0.1, decay 0.02" in printed
+    rows = [line.split() for line in printed.splitlines()[-2:]]
+    assert rows[0] == ["k", "9", "0.0115", "+15.0%", "5.5", "+10.0%"]
+    assert rows[1] == ["n", "50", "not", "reached", "in", "21", "steps"]
+
+
+def test_what_was_predicted_is_drawn_again_from_a_folder(at):
+    ds = settled().assign_attrs(experiment="equilibrium").assign_coords(title=("rule", ["AdamW"]))
+    ds = ds.assign(diverged=(("rule", "rate_invariant", "seed"), [[[False]]]))
+    with results.writing(at / "here") as folder:
+        results.save(ds.assign_coords(group=["k", "n"]), folder)
+    cli.main(["plot", "here"])
+    assert (at / "here" / "equilibrium.png").exists()
 
 
 @pytest.mark.parametrize(("args", "message"), BAD.values(), ids=BAD)

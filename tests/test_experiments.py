@@ -4,11 +4,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import xarray as xr
 
 from bnrate import data, experiments, results, sweep
-from bnrate.experiments import Config
+from bnrate.experiments import Config, Extent, comparison, decay
 from bnrate.groups import Group, Groups, Member
+from bnrate.theory import equilibrium
+from bnrate.train import Rates
 
 SMALL = Config(rates=(0.1, 10.0), seeds=2, steps=20, batch=64, width=12, stride=5)
 
@@ -79,7 +83,7 @@ def test_generalization_is_the_unified_rate_with_normalisation(monkeypatch):
         asked.update(grid)
         raise InterruptedError
 
-    monkeypatch.setattr(experiments.sweep, "run", run)
+    monkeypatch.setattr(sweep, "run", run)
     with pytest.raises(InterruptedError):
         experiments.generalization(SMALL)
     assert asked == {"rule": ("sgd-bn", "projected-bn"), "rate": (0.1, 10.0), "seed": range(2)}
@@ -208,3 +212,150 @@ BAD = {
 def test_bad_input(change, message):
     with pytest.raises(ValueError, match=message):
         experiments.unified_rate(dataclasses.replace(SMALL, **change))
+
+
+SPHERE = Groups([Group([Member("w", axis=1)])])
+
+
+def small_problem(rule, steps=60):
+    """Final loss over rates of a normalised regression with a gain, trained by one rule."""
+    x = jax.random.normal(jax.random.key(0), (64, 4))
+    y = jnp.stack([x[:, 0] + x[:, 1], x[:, 2] - x[:, 3]], axis=1)
+
+    def loss(params):
+        h = x @ params["w"]
+        h = (h - h.mean(0, keepdims=True)) / h.std(0, keepdims=True)
+        return jnp.mean((params["gain"][None] * h - y) ** 2)
+
+    def train_at(rate):
+        tx = rule.build(SPHERE, Rates(rate, rate))
+        params = {"w": jax.random.normal(jax.random.key(1), (4, 2)), "gain": jnp.ones(2)}
+
+        def step(carry, _):
+            params, state = carry
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = optax.with_extra_args_support(tx).update(
+                grads, state, params, value=value, value_fn=loss
+            )
+            return (optax.apply_updates(params, updates), state), value
+
+        (params, _), losses = jax.lax.scan(step, (params, tx.init(params)), length=steps)
+        return losses[0], loss(params), jnp.linalg.norm(params["w"], axis=0)
+
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
+        return jax.jit(jax.vmap(train_at))(jnp.array([0.003, 0.03, 0.3]))
+
+
+@pytest.mark.parametrize("rule", experiments.RULES.values(), ids=experiments.RULES)
+def test_each_rule_trains_at_one_rate_for_all(rule):
+    """Rates are traced; some rate learns; only a rule without a rate is the same at all."""
+    first, last, norms = small_problem(rule)
+    assert last.min() < 0.3 * first[0]
+    assert rule.title
+    alike = bool((last == last[0]).all())
+    assert alike != rule.tuned
+    start = jnp.linalg.norm(jax.random.normal(jax.random.key(1), (4, 2)), axis=0)
+    kept = bool(jnp.allclose(norms, start[None], rtol=1e-4))
+    assert kept == any(
+        word in rule.title for word in ("kept", "bounded", "riem", "grass", "rot", "set")
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Two of the rules on a small network."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = {name: experiments.RULES[name] for name in ("auto", "sgd")}
+        patch.setattr(comparison, "RULES", few)
+        return experiments.rules(dataclasses.replace(SMALL, seeds=1))
+
+
+def test_rules_are_compared_at_the_same_rates(compared):
+    assert dict(compared.sizes) == {"rule": 2, "rate": 2, "seed": 1, "step": 4, "group": 0}
+    assert list(compared["title"].values) == ["auto: no rate", "SGD"]
+    assert list(compared["tuned"].values) == [False, True]
+    loss = compared["final_loss"].isel(seed=0)
+    assert loss.sel(rule="auto", rate=0.1) == loss.sel(rule="auto", rate=10.0)
+    assert loss.sel(rule="sgd", rate=0.1) != loss.sel(rule="sgd", rate=10.0)
+    assert compared["loss"].isel(seed=0, step=0).std() == 0  # all start alike
+
+
+def test_what_is_not_given_is_the_experiments_own():
+    own = Extent((1.0, 2.0), seeds=3, steps=40)
+    assert experiments.extent(Config(), own) == own
+    given = Config(rates=(0.5,), seeds=1, steps=20)
+    assert experiments.extent(given, own) == Extent((0.5,), 1, 20)
+
+
+def test_most_labels_are_random_and_others_at_every_step():
+    digits = data.load("digits")
+    key = jax.random.key(3)
+    same, noisy = [], []
+    for step in range(20):
+        x, y = data.batch(digits, key, step, 64)
+        same_x, random_y = decay._noisy_batch(digits, 64, key, jnp.int32(step))
+        assert (same_x == x).all()
+        same.append(np.asarray(random_y == y))
+        noisy.append(np.asarray(random_y))
+    # four of five are drawn anew, and one of ten of these is right by chance
+    np.testing.assert_allclose(np.mean(same), 0.2 + 0.8 / 10, atol=0.04)
+    assert not (noisy[0] == noisy[1]).all()
+
+
+def settled(angle_off=1.0, norm2_off=1.0, steps=400):
+    """A recording of AdamW in equilibrium from the first step on, or off it by two factors."""
+    rate, decay, entries = 0.1, 0.05, np.array([40, 8])
+    theirs = equilibrium.adamw(rate, decay, jnp.asarray(entries, float))
+    over = ("rule", "rate_invariant", "seed", "group", "step")
+    values = {
+        "angle": angle_off * np.broadcast_to(theirs.angle, (2,)),
+        "norm2": norm2_off * np.asarray(theirs.norm2),
+        "spherical_gradient": np.ones(2),
+    }
+    return xr.Dataset(
+        {
+            name: (over, np.tile(value[None, None, None, :, None], (1, 1, 1, 1, steps)))
+            for name, value in values.items()
+        },
+        coords={
+            "rule": ["adamw"],
+            "decay": ("rule", [decay]),
+            "rate_invariant": [rate],
+            "seed": [0],
+            "entries": ("group", entries),
+            "step": 10 * np.arange(steps),
+        },
+    )
+
+
+@pytest.mark.parametrize(("angle_off", "norm2_off"), [(1.0, 1.0), (1.2, 1.0), (1.0, 0.7)])
+def test_a_run_is_held_against_theory(angle_off, norm2_off):
+    ds = experiments.against_theory(settled(angle_off, norm2_off))
+    np.testing.assert_allclose(ds["angle_residual"], angle_off - 1, atol=1e-5)
+    np.testing.assert_allclose(ds["norm2_residual"], norm2_off - 1, atol=1e-5)
+    # leading order: eta d / (2 lambda), and an angle that does not know the size of a group
+    np.testing.assert_allclose(ds["predicted_norm2"].squeeze(), [40, 8], rtol=0.06)
+    assert np.ptp(ds["predicted_angle"].values) == 0
+
+
+def test_what_is_too_short_or_lost_has_no_residual():
+    short = settled(norm2_off=100.0, steps=4)
+    assert experiments.against_theory(short)["norm2_residual"].isnull().all()
+    lost = settled()
+    lost["spherical_gradient"][..., -1] = np.nan
+    assert experiments.against_theory(lost)["predicted_angle"].isnull().all()
+
+
+@pytest.mark.slow
+def test_equilibrium_predicts_sgd_with_decay(monkeypatch):
+    """A larger rate than its own needs fewer steps; within a tenth of what is predicted."""
+    monkeypatch.setattr(decay, "DECAYING", {"sgd": experiments.DECAYING["sgd"]})
+    ds = experiments.equilibrium(Config(rates=(0.005,), seeds=1, steps=8000, width=16))
+    assert (abs(ds["angle_residual"]) < 0.1).all()
+    assert (abs(ds["norm2_residual"]) < 0.1).all()
+    assert ds["test_accuracy"].min() > 0.8
+
+
+def test_a_rate_at_which_nothing_settles_is_refused():
+    with pytest.raises(ValueError, match=r"rate \* decay must lie in"):
+        experiments.equilibrium(dataclasses.replace(SMALL, rates=(100.0,)))

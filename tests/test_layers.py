@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "plots": {"results"},
     "experiments": {
         "groups", "normalize", "data", "results", "invariance", "certify", "transforms", "measure",
-        "models", "train", "sweep",
+        "models", "train", "sweep", "theory",
     },
     "cli": {
         "experiments", "sweep", "plots", "results", "certify", "groups", "invariance", "models",

@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+import xarray as xr
 from test_results import INF, NAN, RATES, dataset
 
 from bnrate import plots
@@ -118,3 +119,61 @@ def test_it_draws_where_it_is_told(ds):
     ax = Figure().subplots()
     assert plots.plot_final(ds, ax=ax) is ax
     assert plots.plot_trace(ds, "norm2", "sgd-bn", ax) is ax
+
+
+def many(ds):
+    """Three rules: one with a best rate, one that diverges at some, one that is lost."""
+    lost = ds.isel(rule=[0]).assign_coords(rule=["lost"], title=("rule", ["LOST"]))
+    lost["final_loss"], lost["diverged"] = lost["final_loss"] * NAN, lost["diverged"] | True
+    return xr.concat([ds, lost], "rule").assign_attrs(experiment="rules")
+
+
+def frames(ax):
+    """The cells that are framed, and those that are hatched: (row, column)."""
+    cells = [patch for patch in ax.patches if isinstance(patch, matplotlib.patches.Rectangle)]
+    at = {(patch.get_y() + 0.5, patch.get_x() + 0.5): bool(patch.get_hatch()) for patch in cells}
+    return {cell for cell in at if not at[cell]}, {cell for cell in at if at[cell]}
+
+
+def test_a_map_says_the_median_and_frames_the_best_rate(ds):
+    ax = plots.plot_map(many(ds))
+    texts = {text.get_position(): text.get_text() for text in ax.texts}
+    assert [texts[column, 0] for column in range(4)] == ["0.2", "0.1", "0.2", "0.5"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "SGD-BN", "PROJECTED-BN", "LOST",
+    ]  # fmt: skip
+    best, hatched = frames(ax)
+    assert best == {(0, 1), (1, 1)}
+    assert hatched == {(1, 3), (2, 0), (2, 1), (2, 2), (2, 3)}
+    assert [text for text in texts.values() if "%" in text] == ["90.0%", "90.0%"]
+    # a dot where one of three runs diverged, and the median is still finite
+    assert [line.get_xdata().tolist() for line in ax.get_lines()] == [[2.4]]
+
+
+def test_a_rule_without_a_rate_has_no_best_rate(ds):
+    untuned = many(ds).assign_coords(tuned=("rule", [False, True, True]))
+    assert frames(plots.plot_map(untuned))[0] == {(1, 1)}
+
+
+@pytest.fixture
+def settling(ds):
+    measured = {
+        f"predicted_{name}": ds["norm2"].isel(step=0, drop=True) * 0 + value
+        for name, value in (("angle", 0.01), ("norm2", 7.0))
+    }
+    return ds.assign(angle=ds["norm2"] / 1000, **measured).assign_attrs(experiment="equilibrium")
+
+
+def test_predictions_are_dashed(settling):
+    ax = plots.plot_equilibrium(settling, "norm2", "sgd-bn")
+    dashed = [one for one in ax.get_lines() if one.get_linestyle() == "--"]
+    assert [list(one.get_ydata()) for one in dashed] == [[7.0, 7.0]] * 2
+    expected = settling["norm2"].sel(rule="sgd-bn", group="n").isel(rate=0, seed=0)
+    np.testing.assert_allclose(line(ax, "n").get_ydata(), expected)
+
+
+def test_rules_and_equilibrium_have_one_figure_each(ds, settling, tmp_path):
+    for made, name in ((many(ds), "rules"), (settling, "equilibrium")):
+        figures = plots.figures(made)
+        assert list(figures) == [name]
+        figures[name].savefig(tmp_path / f"{name}.png")

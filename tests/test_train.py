@@ -195,6 +195,60 @@ def test_by_default_the_final_loss_is_that_of_the_next_batch():
     np.testing.assert_allclose(run.finish(state)["final_loss"], trace["loss"][0], rtol=1e-6)
 
 
+def backtracking(rates):
+    """A line search of optax: its update needs value, grad and value_fn."""
+    search = optax.scale_by_backtracking_linesearch(60, decrease_factor=0.5)
+    return optax.chain(optax.sgd(rates.rest), search)
+
+
+def on_this_batch(rates):
+    """Not a rule to train by: its step says how much larger the loss is at twice the parameters."""
+
+    def update(grads, state, params, *, value, value_fn, **extra_args):
+        again = value_fn(optax.tree.scale(2.0, params))
+        return {"w": jnp.zeros(3), "b": value - again}, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def test_a_line_search_finds_its_rate():
+    """Whatever rate it starts from, no step raises the loss of its batch."""
+    run = small_run(rule=backtracking)
+    state = run.init(point(1e4))
+    for _ in range(5):
+        x = jax.random.uniform(jax.random.fold_in(state.key, state.step), (3,))
+        before = quotient(state.params, 0, x)[0]
+        state, _ = run.advance(state)
+        assert quotient(state.params, 0, x)[0] <= before
+    assert run.finish(state)["offset"] ** 2 < 0.9
+    plain = small_run()
+    state, _ = advance(plain, plain.init(point(1e4)), 5)
+    assert plain.finish(state)["offset"] ** 2 > 1e6
+
+
+def test_a_rule_is_given_the_loss_of_its_batch_with_the_state_before_the_step():
+    run = small_run(rule=on_this_batch)
+    state, _ = run.advance(run.init(point()))
+    # doubling the parameters leaves the quotient and makes b^2 = 1 into 4
+    np.testing.assert_allclose(state.params["b"], 1 - 3, rtol=1e-5)
+    assert state.extra == 1  # the calls of value_fn leave no trace
+
+
+def passes(rule):
+    """How often the compiled step goes through the loss and back: erf is in nothing else."""
+
+    def loss(params, extra, batch):
+        return jnp.sum(jax.lax.erf(params["w"])) + params["b"] ** 2, extra
+
+    run = small_run(rule=rule, loss=loss)
+    return str(jax.make_jaxpr(run.advance)(run.init(point()))).count("= erf ")
+
+
+def test_a_rule_that_does_not_ask_for_the_loss_does_not_pay_for_it():
+    assert passes(sgd) == 1
+    assert passes(on_this_batch) == 2
+
+
 def test_a_point_without_what_a_run_needs():
     with pytest.raises(ValueError, match=r"needs the axes seed and rate, .* the grid has lr, seed"):
         small_run().init({"lr": jnp.float32(1), "seed": jnp.int32(0)})

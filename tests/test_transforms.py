@@ -306,9 +306,9 @@ def test_every_transformation_is_in_the_table():
 
 
 @having()
-def test_rescaling_law(rule, c=8.0):
+def test_rescaling_law(rule):
     """Weights c times as long, and the rate that goes with them: the same directions."""
-    params = tree(0)
+    params, c = tree(0), 8.0
     longer = gr.rescale(GROUPS, params, jnp.full(len(gr.units(GROUPS, params)), c))
     here = after_steps(rule(0.1), params, 3)
     there = after_steps(rule(0.1 * c**rule.exponent, c=c), longer, 3)

@@ -5,21 +5,18 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import jax
-import numpy as np
 import tyro
 
 from bnrate import experiments, plots, results, sweep
 from bnrate.cli.programs import optional
+from bnrate.cli.reports import report
 
 if TYPE_CHECKING:
     import xarray as xr
-
-THRESHOLD = 0.2  # the final loss up to which a rate counts as good, in the printed summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +26,7 @@ class List:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Run an experiment: prints a table per setting, writes the results and their pictures.
+    """Run an experiment: prints what it found, writes the results and their pictures.
 
     Attributes:
       name: Which experiment; `bnrate list` shows them.
@@ -89,7 +86,7 @@ def list_experiments() -> None:
 
 def plot(command: Plot) -> None:
     """Draw the pictures of a result into its folder."""
-    ds = results.load(command.folder)
+    ds = _completed(results.load(command.folder))
     with results.writing(command.folder, overwrite=True) as folder:
         names = _draw(ds, folder)
     print(f"drawn in {command.folder}: {', '.join(names)}")
@@ -135,7 +132,7 @@ def merge(command: Merge) -> None:
     if not command.folders:
         raise ValueError("name the folders of the shards")
     out = Path(command.out or command.folders[0])
-    _show(results.merge(command.folders, out, overwrite=command.overwrite), out)
+    _show(_completed(results.merge(command.folders, out, overwrite=command.overwrite)), out)
 
 
 def _show(ds: "xr.Dataset", out: Path) -> None:
@@ -159,43 +156,10 @@ def _shard(given: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def report(ds: "xr.Dataset") -> str:
-    """A table per setting, and how far off the rate may be."""
-    ds = results.curves(ds)
-    rate = results.rate_dim(ds)
-    loss, accuracy = (results.over_seeds(ds, name) for name in ("final_loss", "test_accuracy"))
-    seeds = ds.sizes["seed"]
-    lines = [
-        f"{ds.attrs['experiment']}, {seeds} seed{'s' * (seeds > 1)}: final training loss (median, "
-        "lowest, highest) and test accuracy (median)"
-    ]
-    for rule in ds["rule"].values:
-        setting = ds.sel(rule=rule)
-        lines += ["", f"setting {setting['setting'].item()}: {setting['title'].item()}"]
-        lines.append(
-            f"  {rate:>14}  {'loss':>9}  {'lowest':>9}  {'highest':>9}  accuracy  diverged"
-        )
-        for value in ds[rate].values:
-            at, hit = (table.sel({"rule": rule, rate: value}) for table in (loss, accuracy))
-            numbers = "  ".join(f"{at[name].item():9.3g}" for name in ("median", "low", "high"))
-            accurate, diverged = hit["median"].item(), at["diverged"].item()
-            lines.append(f"  {value:>14.4g}  {numbers}  {accurate:8.1%}  {diverged:>4}/{seeds}")
-    return "\n".join([*lines, "", *_freedom(ds)])
-
-
-def _freedom(ds: "xr.Dataset") -> Iterator[str]:
-    freedom = results.tuning_freedom(ds, THRESHOLD)
-    swept = ds[results.rate_dim(ds)].values
-    yield (
-        f"tuning freedom: decades of rates with a final loss of at most {THRESHOLD} "
-        f"(of {np.log10(swept.max() / swept.min()):.2f} swept)"
-    )
-    for rule in ds["rule"].values:
-        one = freedom.sel(rule=rule)
-        title = ds["title"].sel(rule=rule).item()
-        mean, low, high = (one[f"decades_{of}"].item() for of in ("mean", "min", "max"))
-        spread = f"{mean:.2f}  (seeds: {low:.2f} to {high:.2f})"
-        yield f"  {title:26} {'no rate' if one['low'].isnull().all() else spread}"
+def _completed(ds: "xr.Dataset") -> "xr.Dataset":
+    """What an experiment adds to its records, to a result from a folder."""
+    theory = ds.attrs.get("experiment") == "equilibrium"
+    return experiments.against_theory(ds) if theory else ds
 
 
 def _draw(ds: "xr.Dataset", folder: Path) -> list[str]:
