@@ -18,6 +18,7 @@ parameters (or of gradients, or updates) and speak of all units at once, as one 
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -99,7 +100,7 @@ class Groups:
     def __len__(self) -> int:
         return len(self.groups)
 
-    @property
+    @functools.cached_property
     def paths(self) -> tuple[str, ...]:
         """The paths of all members, in order."""
         return tuple(member.path for group in self.groups for member in group.members)
@@ -144,16 +145,21 @@ def units(groups: Groups, tree: PyTree) -> tuple[str, ...]:
 
 
 def matrices(tree: PyTree, axis: int = -1) -> Groups:
-    """Every leaf of two or more axes, with each index along one of them a unit: a guess, no proof.
+    """Every float leaf of two or more axes, each index along one axis a unit: a guess, no proof.
 
     For comparison with published rules (AdamP, rotational optimisers), which assume that each
     output of each kernel is scale-invariant; the last axis is the outputs' in flax.
+
+    Raises:
+      ValueError: a leaf has no such axis.
     """
-    return Groups(
-        Group([Member(path, axis % jnp.ndim(leaf))])
-        for path, leaf in leaves(tree).items()
-        if jnp.ndim(leaf) >= 2
-    )
+    groups = []
+    for path, leaf in leaves(tree).items():
+        if jnp.ndim(leaf) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating):
+            if not -leaf.ndim <= axis < leaf.ndim:
+                raise ValueError(f"leaf '{path}' has rank {leaf.ndim}, so it has no axis {axis}")
+            groups.append(Group([Member(path, axis % leaf.ndim)]))
+    return Groups(groups)
 
 
 def dims(groups: Groups, tree: PyTree) -> Int[np.ndarray, " units"]:
@@ -211,7 +217,8 @@ def rescale(groups: Groups, tree: PyTree, factors: Float[Array, " units"]) -> Py
 def unit_vectors(groups: Groups, tree: PyTree) -> PyTree:
     """Each unit divided by its norm; a unit that is zero stays zero."""
     G = norm2(groups, tree)
-    return rescale(groups, tree, jnp.where(G > 0, jax.lax.rsqrt(G), 0))
+    inverse = jax.lax.rsqrt(jnp.where(G > 0, G, 1))  # guarded twice, or its gradient is NaN at 0
+    return rescale(groups, tree, jnp.where(G > 0, inverse, 0))
 
 
 def tangent(groups: Groups, params: PyTree, vectors: PyTree) -> PyTree:
@@ -233,6 +240,18 @@ def tangent(groups: Groups, params: PyTree, vectors: PyTree) -> PyTree:
 def combine(groups: Groups, inside: PyTree, outside: PyTree) -> PyTree:
     """A tree with the members of the groups from `inside` and all other leaves from `outside`."""
     return replace(outside, _check_alike(groups, outside, inside))
+
+
+def replace(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
+    """The tree with other leaves at some paths.
+
+    Raises:
+      ValueError: the tree has no leaf at one of them.
+    """
+    unknown = set(new) - set(leaves(tree))
+    if unknown:
+        raise ValueError(f"the tree has no leaf '{min(unknown)}' to replace")
+    return jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(_path(keys), leaf), tree)
 
 
 def to_json(groups: Groups) -> str:
@@ -361,8 +380,3 @@ def _spread(groups: Groups, found: Mapping[str, Any], factors: Array) -> dict[st
                 shape[member.axis] = size
             spread[member.path] = factors[start : start + size].reshape(shape)
     return spread
-
-
-def replace(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
-    """The tree with other leaves at some paths."""
-    return jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(_path(keys), leaf), tree)

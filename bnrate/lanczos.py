@@ -39,7 +39,15 @@ def ritz(
       product: of the operator with a vector.
       start: any vector but zero.
       iterations: at most the dimension is used.
+
+    Raises:
+      ValueError: there are no iterations, or no vector.
     """
+    if iterations < 1 or start.ndim != 1 or not start.size:
+        raise ValueError(
+            f"Lanczos needs a vector to start with and at least 1 iteration, got shape "
+            f"{start.shape} and {iterations}"
+        )
     iterations = min(iterations, start.size)
     basis = jnp.zeros((iterations, start.size), start.dtype)
     tiny = jnp.finfo(start.dtype).eps

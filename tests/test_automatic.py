@@ -57,7 +57,7 @@ def test_the_largest_curvature_so_far_counts_every_so_many_steps():
 
     tx, seen = tf.auto(GROUPS, 0.1, every=2, steady=jnp.inf), []
     params, state = start(), None
-    for of in (loss, steeper, flatter, steeper, steeper):
+    for of in (loss, flatter, flatter, steeper, steeper):
         params, _, state = stepped(tx, params, state, of)
         seen.append(float(state.curvature))
     np.testing.assert_allclose(seen, [4, 4, 4, 4, 12], rtol=1e-4)
@@ -70,6 +70,57 @@ def test_until_the_loss_curves_the_rest_takes_the_rate_of_the_groups():
     _, updates, state = stepped(tf.auto(GROUPS, 0.2, steady=jnp.inf), start(), of=flat)
     assert state.curvature == 0
     np.testing.assert_allclose(updates["g"], -0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("first", [0.6, 0.1, 0.01, 1e-4])
+def test_a_curvature_that_grows_at_once_is_seen_at_once(first):
+    """The rest's rate is up to 1e8 for a step, and the run settles all the same."""
+
+    def of(params):
+        w = params["w"] / jnp.linalg.norm(params["w"])
+        return (w[0] * params["scale"] - 2) ** 2
+
+    tx = tf.auto(GROUPS)
+
+    def body(carry, _):
+        params, _, state = stepped(tx, *carry, of)
+        return (params, state), of(params)
+
+    params = {"w": jnp.array([first, 1.0]), "scale": jnp.array(1.0)}
+    run = jax.jit(lambda start: jax.lax.scan(body, start, length=200)[1])
+    assert run((params, tx.init(params)))[-1] < 1e-6
+
+
+def test_what_is_not_finite_does_not_count_but_where_nothing_else_is_known():
+    def kinked(params):
+        return jnp.sum(jnp.abs(params["g"]) ** 1.5)
+
+    params = start() | {"g": jnp.array([0.0, 1.0, 1.0])}
+    tx = tf.auto(GROUPS)
+    _, updates, _ = stepped(tx, params, of=kinked)
+    assert jnp.all(jnp.isnan(updates["g"]))
+    known = tx.init(params)._replace(curvature=jnp.float32(4.0))
+    _, updates, state = stepped(tx, params, known, of=kinked)
+    assert state.curvature == 4
+    assert jnp.all(jnp.isfinite(updates["g"]))
+
+
+def test_more_dimensions_than_iterations():
+    """The largest Ritz value lies below the largest curvature; with its residual it does not."""
+    spectrum = jnp.linspace(1, 2, 200).at[-1].set(2.2)
+
+    def of(params):
+        return 0.5 * jnp.sum(spectrum * params["g"] ** 2)
+
+    params, found = {"w": jnp.array([0.6, 0.8]), "g": jnp.ones(200)}, []
+    for iterations in (3, 6, 100):
+        _, _, state = stepped(tf.auto(GROUPS, iterations=iterations), params, of=of)
+        found.append(float(state.curvature))
+    assert min(found) > 2
+    np.testing.assert_allclose(found[-1], 2.2, rtol=1e-4)
+    state = tf.auto(GROUPS).init(params)
+    later = stepped(tf.auto(GROUPS, iterations=3), params, state._replace(steps=jnp.int32(20)), of)
+    assert abs(later[2].curvature - found[0]) > 1e-4  # another start
 
 
 def test_without_a_rest_it_is_plain_sgd():
@@ -90,3 +141,6 @@ def test_what_it_needs_is_said():
         ValueError, match="leaf 'n' of the rest must be an array of floats, got int32"
     ):
         tx.init({"w": jnp.ones(2), "n": jnp.zeros(2, jnp.int32)})
+    inside = tf.by_group(GROUPS, invariant=tf.auto(GROUPS), rest=optax.sgd(0.1))
+    with pytest.raises(ValueError, match="auto needs all parameters; use it outside"):
+        inside.init(params)

@@ -222,7 +222,7 @@ REFUSED = [
     (lambda: rotation.lion_angle(-0.1, 0.1), r"rate must lie in \(0, inf\), got -0.1"),
     (lambda: rotation.adamw_decay(0.1, 0.5, 0.9), r"got 1.1\d+; no decay turns the weights that"),
     (lambda: rotation.lion_decay(0.1, 1.0, 0.99, 0.99), r"got 1; no decay turns the weights that"),
-    (lambda: rotation.sgd_decay(0.1, 1.5), r"angle must lie in \(0, 1\], got 1.5"),
+    (lambda: rotation.sgd_decay(0.1, 1.6), r"angle must lie in \[0, 1.5708\), got 1.6"),
     (lambda: equilibrium.sgd(0.1, 0.0, 1.0), r"decay must lie in \(0, inf\), got 0; without decay"),
     (lambda: equilibrium.sgd(0.1, 0.1, 0.0), r"spherical gradient must lie in \(0, inf\), got 0"),
     (lambda: equilibrium.adamw(0.1, 0.1, 0), r"dims must lie in \[1, inf\), got 0"),
@@ -337,3 +337,16 @@ def test_a_network_turns_as_noise_does(rate, decay, momentum):
     found = equilibrium.residual(predicted, angle, norm2)
     assert jnp.max(jnp.abs(found.angle)) < 0.03
     assert jnp.max(jnp.abs(found.norm2)) < 0.3
+
+
+def test_large_angles_come_back_too():
+    for rate, momentum in ((0.9, 0.0), (1.0, 0.9)):
+        angle = rotation.sgd_angle(rate, 0.95, momentum)
+        np.testing.assert_allclose(rotation.sgd_decay(rate, angle, momentum), 0.95, rtol=1e-5)
+    assert rotation.adamw_decay(0.1, rotation.adamw_angle(0.1, 0.0)) == 0
+
+
+@pytest.mark.parametrize("rates", [jnp.full(3, 0.1), jnp.full((10, 2), 0.1)])
+def test_rates_of_another_length_are_refused(rates):
+    with pytest.raises(ValueError, match="rate must be one or 10, one a step"):
+        equilibrium.log_cos_identity(jnp.ones(10) / 10, jnp.ones(11), rates, 0.1)

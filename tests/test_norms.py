@@ -101,28 +101,60 @@ def test_tangent_removes_the_radial_part_alone():
     chex.assert_trees_all_close(gr.members(GROUPS, removed), expected, atol=1e-6)
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_bounded_norm_goes_where_plain_sgd_goes(decay):
+HIDDEN = {
+    "SGD": optax.sgd(0.5),
+    "decay": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.5)),
+    "momentum": optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1, 0.9)),
+    "Adam": optax.adamw(0.1),
+}
+
+
+@pytest.mark.parametrize("rule", HIDDEN.values(), ids=HIDDEN)
+def test_bounded_norm_goes_where_the_rule_goes_alone(rule):
     """In the same directions for an invariant loss, with the norms held."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # optax's adam promotes
+        free = held = tree(0, jnp.float64)
+        txs = rule, tf.bounded_norm(GROUPS, rule)
+        states, norms = [tx.init(free) for tx in txs], gr.norm2(GROUPS, free)
+        for _ in range(20):
+            free, _, states[0] = step(txs[0], free, state=states[0])
+            held, _, states[1] = step(txs[1], held, state=states[1])
+        for path, unit in gr.members(GROUPS, gr.unit_vectors(GROUPS, free)).items():
+            theirs = gr.leaves(gr.unit_vectors(GROUPS, held))[path]
+            np.testing.assert_allclose(unit, theirs, atol=1e-12)
+        np.testing.assert_allclose(gr.norm2(GROUPS, held), norms, rtol=1e-13)
+        assert np.all(abs(gr.norm2(GROUPS, free) / norms - 1) > 0.01)
+        np.testing.assert_allclose(states[1].hidden_norm ** 2, gr.norm2(GROUPS, free), rtol=1e-12)
 
-    def rule(*last):
-        return optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.5), *last)
 
-    free = held = tree(0, jnp.float64)
-    txs = rule(), rule(tf.bounded_norm(GROUPS))
-    states = [tx.init(free) for tx in txs]
-    norms = gr.norm2(GROUPS, free)
-    for _ in range(20):
-        free, _, states[0] = step(txs[0], free, state=states[0])
-        held, _, states[1] = step(txs[1], held, state=states[1])
-    chex.assert_trees_all_close(
-        gr.unit_vectors(GROUPS, free), gr.unit_vectors(GROUPS, held), rtol=1e-12
-    )
-    np.testing.assert_allclose(gr.norm2(GROUPS, held), norms, rtol=1e-13)
-    assert np.all(abs(gr.norm2(GROUPS, free) / norms - 1) > 0.01)
-    hidden = states[1][-1].hidden_norm2
-    np.testing.assert_allclose(hidden, gr.norm2(GROUPS, free), rtol=1e-12)
+def test_bounded_norm_trains_the_direction_of_a_weight_that_is_not_invariant():
+    """Against the explicit parametrisation w = rho v / |v|."""
+    params, rule = {"w": jnp.array([3.0, 4.0])}, optax.sgd(0.1, 0.9)
+
+    def square(w):
+        return jnp.sum((w - jnp.array([1.0, -2.0])) ** 2)
+
+    def hidden(v):
+        return square(5 * v["w"] / jnp.linalg.norm(v["w"]))
+
+    tx, v = tf.bounded_norm(toys.ONE_UNIT, rule), params
+    states = [tx.init(params), rule.init(v)]
+    for _ in range(10):
+        updates, states[0] = tx.update({"w": jax.grad(square)(params["w"])}, states[0], params)
+        params = optax.apply_updates(params, updates)
+        updates, states[1] = rule.update(jax.grad(hidden)(v), states[1])
+        v = optax.apply_updates(v, updates)
+        np.testing.assert_allclose(params["w"], 5 * v["w"] / jnp.linalg.norm(v["w"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("rule", [tf.riemannian_adam, tf.rotational])
+def test_a_step_along_the_weights_alone_turns_nothing(rule):
+    tx, params = rule(GROUPS, 0.03), tree(0)
+    state = tx.init(params)
+    for _ in range(10):
+        params, _, state = step(tx, params, params, state)
+    directions = [gr.members(GROUPS, gr.unit_vectors(GROUPS, t)) for t in (params, tree(0))]
+    chex.assert_trees_all_close(*directions, atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])

@@ -35,5 +35,12 @@ def test_the_ends_belong_to_the_interval_or_not(interval):
             in_range("it", np.array([LEGAL[interval][0], value]), interval)
 
 
-def test_what_a_program_will_know_later_passes():
-    np.testing.assert_array_equal(jax.jit(lambda x: in_range("it", x, "[0, 1]"))(3.0), 3.0)
+def test_outside_is_nan_where_only_a_program_will_know():
+    found = jax.jit(lambda x: in_range("it", x, "[0, 1)"))(jnp.array([0.0, 0.5, 1.0, jnp.nan]))
+    np.testing.assert_array_equal(found, [0.0, 0.5, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("value", ["1", None, [1, [2]], len])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match=r"it must be a number in \[0, 1\], got"):
+        in_range("it", value, "[0, 1]")

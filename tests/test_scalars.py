@@ -153,6 +153,24 @@ def test_gdnp_contracts_as_fast_as_proved(seed):
     assert max(ratios) > 0.3 * bound
 
 
+def test_gdnp_stays_at_a_stationary_point():
+    tx, params = tf.gdnp(toys.ONE_UNIT, 1.0), {"w": jnp.ones(2)}
+    nothing = {"w": jnp.zeros(2)}
+    updates, _ = tx.update(
+        nothing, tx.init(params), params, value=jnp.zeros(()), variance=jnp.ones(1)
+    )
+    np.testing.assert_array_equal(updates["w"], 0)
+
+
+def test_a_large_power_of_the_step_does_not_overflow():
+    tx = tf.weighted_adagrad_momentum(toys.ONE_UNIT, 0.0, power=10.0, eps=1e-30)
+    params = {"w": jnp.ones(2)}
+    state = tx.init(params)._replace(steps=jnp.int32(10**6), weights=jnp.float32(10**6 / 11))
+    updates, state = tx.update(params, state, params)
+    np.testing.assert_allclose(state.weights, 10**6 / 11, rtol=1e-4)
+    np.testing.assert_allclose(updates["w"] ** -2, 11, rtol=1e-2)  # t of which 11 / t is the last
+
+
 def test_gdnp_needs_what_the_loss_must_give():
     tx = tf.gdnp(GROUPS, 1.0)
     with pytest.raises(ValueError, match="gdnp needs the loss and the variances"):

@@ -69,8 +69,10 @@ def test_a_run_that_was_stopped_is_not_kept():
 
 def test_the_weights_of_the_theorem():
     np.testing.assert_allclose(results.stopping_weights(np.full(4, 0.1), 3.0), 0.25)
-    with pytest.raises(ValueError, match=r"between 0 and 2 / smoothness = 0.2, got 0.1 to 0.3"):
+    with pytest.raises(ValueError, match=r"between 0 and 2 / smoothness = 0.2, got .0.1 0.3."):
         results.stopping_weights(np.array([0.1, 0.3]), 10.0)
+    with pytest.raises(ValueError, match="smoothness must be a positive number, got 0"):
+        results.stopping_weights(np.array([0.1]), 0.0)
 
 
 BAD = {

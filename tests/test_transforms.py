@@ -94,7 +94,12 @@ RULES = {
     "keep_norm inside": Rule(inside, exponent=2, norm=True, rest=True),
     "set_norm": after(momentum, tf.set_norm, exponent=2, norm=True, nonzero=True),
     "hyperball": Rule(hyperball, rest=True, rate=0.01, **ON_SPHERE),
-    "bounded_norm": after(momentum, tf.bounded_norm, exponent=2, norm=True, nonzero=True),
+    "bounded_norm": Rule(
+        lambda groups, rate, c: tf.bounded_norm(groups, momentum(rate)),
+        exponent=2,
+        norm=True,
+        nonzero=True,
+    ),
     "tangent": after(momentum, tf.tangent, exponent=2, tangent=True),
     "rotational": Rule(
         lambda groups, rate, c: optax.chain(momentum(1.0), tf.rotational(groups, rate)),
@@ -277,7 +282,7 @@ def test_the_rest_passes_unchanged(rule):
 
 
 BARE = {
-    "keep_norm": tf.keep_norm, "set_norm": tf.set_norm, "bounded_norm": tf.bounded_norm,
+    "keep_norm": tf.keep_norm, "set_norm": tf.set_norm,
     "tangent": tf.tangent, "rotational": lambda groups: tf.rotational(groups, 0.1),
     "effective_rate": tf.effective_rate, "normalized_gradient": tf.normalized_gradient,
     "trust_ratio": tf.trust_ratio, "wngrad": tf.wngrad, "adagrad_norm": tf.adagrad_norm,
@@ -401,6 +406,31 @@ def test_nan_passes_through_and_stays_in_its_unit(rule):
     assert jnp.all(jnp.isfinite(new["head"]))
 
 
+SCHEDULED = {
+    "riemannian_sgd": tf.riemannian_sgd,
+    "riemannian_adam": tf.riemannian_adam,
+    "grassmann_sgd": tf.grassmann_sgd,
+    "grassmann_adam": tf.grassmann_adam,
+    "sgdp": tf.sgdp,
+    "adamp": tf.adamp,
+    "rotational": tf.rotational,
+    "auto": tf.auto,
+    "exponential_equivalent": lambda groups, rate: tf.exponential_equivalent(groups, rate, 0.1),
+}
+
+
+@pytest.mark.parametrize("rule", SCHEDULED.values(), ids=SCHEDULED)
+def test_schedules_are_read_at_the_step(rule):
+    """0.1 at the first step and 0.001 after: only the first step is long."""
+    tx, params = rule(GROUPS, lambda count: jnp.where(count == 0, 0.1, 0.001)), tree(0)
+    _, first, state = step(tx, params)
+    _, second, _ = step(tx, params, state=state)
+    constant, _ = (step(rule(GROUPS, 0.1), params)[i] for i in (1, 2))
+    chex.assert_trees_all_close(first["a"], constant["a"], rtol=1e-5)
+    lengths = [jnp.linalg.norm(updates["a"]["kernel"]) for updates in (first, second)]
+    assert lengths[1] < 0.1 * lengths[0]
+
+
 @having()
 def test_bad_trees_are_refused_at_once(rule):
     with pytest.raises(ValueError, match="'a/kernle' of a group is not in the tree"):
@@ -497,8 +527,27 @@ BAD = {
     "smoothness": (lambda: tf.gdnp(GROUPS, 0.0), "smoothness of gdnp"),
     "auto's rate": (lambda: tf.auto(GROUPS, -0.3), "rate of auto"),
     "auto's safety": (lambda: tf.auto(GROUPS, safety=1.0), r"safety of auto must lie in \(0, 1\)"),
-    "every": (lambda: tf.auto(GROUPS, every=0), "every of auto"),
+    "every": (lambda: tf.auto(GROUPS, every=2.5), "every of auto must be a whole number"),
 }
+
+
+PER_UNIT = {
+    "set_norm": (lambda: tf.set_norm(GROUPS, jnp.ones(3)), "the radius must be one number or 5"),
+    "wngrad": (lambda: tf.wngrad(GROUPS, jnp.ones(3)), "initial must be one number or 5"),
+    "gdnp": (lambda: tf.gdnp(GROUPS, jnp.ones(3)), "smoothness must be one number or 5"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), PER_UNIT.values(), ids=PER_UNIT)
+def test_numbers_per_unit_are_as_many_as_units(make, message):
+    with pytest.raises(ValueError, match=message):
+        step(make(), tree(0), tree(1))
+
+
+def test_updates_must_have_the_shapes_of_the_parameters():
+    grads = tree(1) | {"a": {"kernel": jnp.ones((1, 4))}}
+    with pytest.raises(ValueError, match=r"shape \(1, 4\) for leaf 'a/kernel', whose parameters"):
+        step(tf.adagrad_norm(GROUPS), tree(0), grads)
 
 
 @pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)

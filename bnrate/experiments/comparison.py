@@ -101,6 +101,10 @@ def _sgdm(rate: Array | float) -> optax.GradientTransformation:
     return optax.sgd(rate, _MOMENTUM)
 
 
+def _bounded_sgd(groups: gr.Groups, rate: Array) -> optax.GradientTransformation:
+    return transforms.bounded_norm(groups, optax.sgd(rate))
+
+
 def _sgdm_angle(rate: Array) -> Array:
     return rotation.sgd_angle(rate, _SGD_DECAY, _MOMENTUM)
 
@@ -119,7 +123,7 @@ RULES = {
     "adam": Rule("Adam", _ADAM),
     "adagrad": Rule("AdaGrad", _plain(optax.adagrad)),
     "projected": Rule("SGD, norm kept", _after(_SGD, _T.keep_norm)),
-    "bounded-norm": Rule("SGD, bounded norm", _after(_SGD, _T.bounded_norm)),
+    "bounded-norm": Rule("SGD, bounded norm", _spheres(_bounded_sgd, optax.sgd)),
     "effective-rate": Rule("SGD, effective rate", _before(_T.effective_rate, _SGD)),
     "tangent-adam": Rule("Adam, tangent", _after(_ADAM, _T.tangent)),
     "sgdp": Rule("SGDP", _spheres(lambda g, rate: _T.sgdp(g, rate, _MOMENTUM), _sgdm)),

@@ -27,10 +27,12 @@ def stopping_weights(rates: np.ndarray, smoothness: float) -> np.ndarray:
       ValueError: a rate is not between 0 and 2 / L, where the theorem says nothing.
     """
     rates = np.asarray(rates, float)
-    if not (smoothness > 0 and np.all((rates > 0) & (rates < 2 / smoothness))):
+    if not 0 < smoothness < np.inf:
+        raise ValueError(f"smoothness must be a positive number, got {smoothness}")
+    if not (rates.size and np.all((rates > 0) & (rates < 2 / smoothness))):
         raise ValueError(
             f"rates must lie between 0 and 2 / smoothness = {2 / smoothness:.3g}, got "
-            f"{rates.min():.3g} to {rates.max():.3g}"
+            f"{rates if rates.size < 9 else [rates.min(), rates.max()]}"
         )
     weights = 2 * rates - smoothness * rates**2
     return weights / weights.sum()
@@ -40,6 +42,8 @@ def random_stop(
     ds: "xr.Dataset", *, seed: int = 0, weights: np.ndarray | None = None
 ) -> "xr.Dataset":
     """What each run recorded at a step drawn at random, independently for each (RSG).
+
+    Of all runs, those that diverged too: `diverged` stays, and what they did not record is NaN.
 
     Args:
       ds: the result of a sweep of runs, with a dimension `step`.
@@ -55,14 +59,16 @@ def random_stop(
     """
     import xarray as xr  # noqa: PLC0415
 
+    if "diverged" not in ds:
+        raise ValueError("the Dataset has no 'diverged'; it is not the result of a sweep of runs")
     if "step" not in ds.dims:
         raise ValueError(f"the Dataset has dimensions {tuple(ds.sizes)} and no step to stop at")
     likely = np.ones(ds.sizes["step"]) if weights is None else np.asarray(weights, float)
-    fit = likely.shape == (ds.sizes["step"],) and np.all(likely >= 0) and likely.sum() > 0
+    fit = likely.shape == (ds.sizes["step"],) and np.all(likely >= 0) and 0 < likely.sum() < np.inf
     if not fit:
         raise ValueError(
-            f"weights must be {ds.sizes['step']} numbers, not negative and not all 0, one for each "
-            f"record; got shape {likely.shape}"
+            f"weights must be {ds.sizes['step']} numbers, one for each record, finite, not "
+            f"negative and not all 0; got shape {likely.shape}"
         )
     runs = ds["diverged"]
     drawn = np.random.default_rng(seed).choice(likely.size, runs.shape, p=likely / likely.sum())
@@ -102,7 +108,9 @@ def two_phase(
     stopped = random_stop(ds, seed=seed, weights=weights)
     others = set(stopped[name].dims) - set(ds["diverged"].dims)
     if others:
-        raise ValueError(f"'{name}' has the dimensions {sorted(others)} too; choose a scalar")
+        raise ValueError(
+            f"'{name}' has the dimensions {sorted(map(str, others))} too; choose a scalar"
+        )
     valid = np.isfinite(stopped[name]) & ~stopped["diverged"]
     if "status" in stopped:
         valid &= stopped["status"] == "finished"

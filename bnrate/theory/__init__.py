@@ -1,4 +1,4 @@
-"""What is known of training on spheres: numbers in, numbers out; no network, no data.
+"""What is known of training on spheres, as functions of numbers; `equivalence.gap` alone trains.
 
 - `equivalence`: settings of one rule into those of another that trains the same functions.
 - `rotation`: weight decay as an angle per step, and back.

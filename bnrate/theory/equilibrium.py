@@ -216,7 +216,7 @@ def log_cos_identity(
       Left and right side, which agree to rounding.
 
     Raises:
-      ValueError: norm2 has not one entry more than the angles.
+      ValueError: norm2 has not one entry more than the angles, or rates or decays not as many.
     """
     steps = len(angle)
     if len(norm2) != steps + 1:
@@ -225,6 +225,9 @@ def log_cos_identity(
             "one after the last step too"
         )
     rate, decay = in_range("rate", rate, "[0, inf)"), in_range("decay", decay, "[0, inf)")
+    for name, value in (("rate", rate), ("decay", decay)):
+        if value.shape not in ((), (steps,)):
+            raise ValueError(f"{name} must be one or {steps}, one a step; got shape {value.shape}")
     product = in_range("rate * decay", rate * decay, "[0, 1)")
     left = jnp.mean(-jnp.log1p(-(jnp.sin(angle) ** 2)) / 2, axis=0)
     return left, jnp.mean(-jnp.log1p(-product)) + jnp.log(norm2[-1] / norm2[0]) / (2 * steps)

@@ -220,6 +220,11 @@ def undecayed(rates: ArrayLike, decays: ArrayLike, momentum: ArrayLike = 0.0) ->
       ValueError: a rate or decay is negative, or no such run exists from some step on.
     """
     rates, decays = in_range("rates", rates, _DECAY), in_range("decays", decays, _DECAY)
+    if rates.ndim != 1 or decays.shape not in ((), rates.shape):
+        raise ValueError(
+            f"rates must have shape (steps,), and decays that or (); got {rates.shape} and "
+            f"{decays.shape}"
+        )
     momentum = in_range("momentum", momentum, _MOMENTUM).astype(rates.dtype)
     decays = jnp.broadcast_to(decays, rates.shape).astype(rates.dtype)
     _, steps = jax.lax.scan(
@@ -362,6 +367,8 @@ def gap(
       state_a: of the first rule at the start; by default what its `init` says.
       state_b: of the second.
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     a = problem.params, rule_a.init(problem.params) if state_a is None else state_a
     b = problem.params, rule_b.init(problem.params) if state_b is None else state_b
 
@@ -386,7 +393,9 @@ def _trained(
     """The loss before a step, and parameters and state after it."""
     params, state = one
     loss, grads = jax.value_and_grad(problem.loss)(params, t)
-    updates, state = rule.update(grads, state, params)
+    updates, state = optax.with_extra_args_support(rule).update(
+        grads, state, params, value=loss, value_fn=lambda params: problem.loss(params, t)
+    )
     return loss, (optax.apply_updates(params, updates), state)
 
 

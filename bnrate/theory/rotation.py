@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from bnrate.ranges import in_range
 
-_POSITIVE, _DECAY, _MOMENTUM = "(0, inf)", "[0, inf)", "[0, 1)"
+_POSITIVE, _DECAY, _MOMENTUM, _TURN = "(0, inf)", "[0, inf)", "[0, 1)", "[0, 1.5708)"
 
 
 def sgd_angle(rate: ArrayLike, decay: ArrayLike, momentum: ArrayLike = 0.0) -> Float[Array, "..."]:
@@ -86,7 +86,7 @@ def adamw_decay(rate: ArrayLike, angle: ArrayLike, b1: ArrayLike = 0.9) -> Float
     Raises:
       ValueError: no decay turns the weights that fast.
     """
-    b1, half = in_range("b1", b1, _MOMENTUM), in_range("angle", angle, "(0, 1]") / 2
+    b1, half = in_range("b1", b1, _MOMENTUM), in_range("angle", angle, _TURN) / 2
     tan2 = jnp.tan(half) ** 2 * (1 + b1) / (1 - b1)
     return _decay(2 * tan2 / (1 + tan2), rate)
 
@@ -150,7 +150,8 @@ def lion_persistence(
 
     r_k is the correlation of a coordinate's sign with that k steps later, for independent Gaussian
     gradients: (2 / pi) arcsin(rho b2^(k-1)), where rho is the correlation before taking signs.
-    Powers of the arc sine's series are summed over k in closed form.
+    64 powers of the arc sine's series are taken, each summed over k in closed form: exact to 1e-10
+    at usual settings, to a few per cent where b1 and b2 are within 1e-4 of 1.
 
     Args:
       product: eta lambda, by which old updates are forgotten.
@@ -182,7 +183,7 @@ def hyperball_rate(angle: ArrayLike) -> Float[Array, "..."]:
     Such a rule gives each update the norm rate * |w|, and then restores |w|.  Exact for updates
     that are orthogonal to the weights: tan(angle).
     """
-    return jnp.tan(in_range("angle", angle, "[0, 1.57]"))
+    return jnp.tan(in_range("angle", angle, _TURN))
 
 
 def angle_of_hyperball(rate: ArrayLike) -> Float[Array, "..."]:
@@ -202,16 +203,15 @@ def _angle(versine: Array) -> Array:
 
 
 def _versine(angle: ArrayLike) -> Array:
-    return 2 * jnp.sin(in_range("angle", angle, "(0, 1]") / 2) ** 2
+    return 2 * jnp.sin(in_range("angle", angle, _TURN) / 2) ** 2
 
 
 def _product(rate: ArrayLike, decay: ArrayLike) -> Array:
     rate, decay = in_range("rate", rate, _POSITIVE), in_range("decay", decay, _DECAY)
-    product = in_range("rate * decay", rate * decay, "[0, 1)")
-    return jnp.where(product < 1, product, jnp.nan)
+    return in_range("rate * decay", rate * decay, "[0, 1)")
 
 
 def _decay(product: Array, rate: ArrayLike) -> Array:
     advice = "no decay turns the weights that fast"
-    product = in_range("rate * decay for this angle", product, "(0, 1)", advice)
-    return jnp.where(product < 1, product, jnp.nan) / in_range("rate", rate, _POSITIVE)
+    product = in_range("rate * decay for this angle", product, "[0, 1)", advice)
+    return product / in_range("rate", rate, _POSITIVE)

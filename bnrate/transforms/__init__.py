@@ -1,8 +1,10 @@
 """Optax transformations that know which units are scale-invariant.
 
-Each takes the groups first and changes only their units, one by one; all other leaves pass
-unchanged, so that `by_group` or a chain decides about them.  All are plain optax: under jit, vmap
-and scan, inside `optax.chain`, `partition`, `inject_hyperparams` or `MultiSteps`.
+They take the groups first and change only their units, one by one; all other leaves pass
+unchanged, so that `by_group` or a chain decides about them.  (`by_group` and `auto` decide about
+everything, `sgdp` and `adamp` about all units of a group together.)  All are plain optax: under
+jit, vmap and scan, inside `optax.chain`, `inject_hyperparams` or `MultiSteps`, and but for `auto`
+inside `partition`.
 
 - `splitting`: one transformation for the invariant leaves, another for the rest.
 - `norms`: what becomes of a unit's norm; last in a chain.

@@ -43,15 +43,16 @@ def auto(
     may be anything; that of the rest falls as t^-1/2 where batches are noisy, and needs L, the
     largest curvature of the loss in the rest alone.  Here L is an estimate: the largest
     eigenvalue, with its residual, of the present batch's Hessian of the rest, by Lanczos iterations
-    every few steps; and the largest so far counts, so that the rate never rises when the loss
-    becomes flat.  The theorems ask for a bound over all that is visited: before a curvature is
-    seen it is not known, which `safety` has to cover.  Until the loss first curves upwards, the
-    rest takes `rate`.
+    at each of the first `every` steps and every so many steps after; the largest so far counts, so
+    that the rate never rises when the loss becomes flat.  The theorems ask for a bound over all
+    that is visited.  Nothing guards against a curvature that grows beyond what `safety` covers
+    before it is seen: a run may jump, and then settle at the smaller rate.  Until the loss first
+    curves upwards, the rest takes `rate`.
 
     An update needs the loss of the batch as an extra argument, `value_fn`, a function of the
     parameters (`train.make_run` gives it).  Each estimate costs about as much as one step, and a
     product with the rest's Hessian per iteration; under `vmap`, where all branches are taken, at
-    every step.
+    every step.  It decides about all leaves itself, so it cannot stand inside `optax.partition`.
 
         >>> from bnrate.groups import Group, Groups, Member
         >>> def loss(params):
@@ -71,21 +72,25 @@ def auto(
       steady: that many steps pass before the rate of the rest falls much: it is that above times
         (1 + t / steady)^-1/2.  Infinity where a batch is all that is minimised, without noise.
       safety: the theorems' c, between 0 and 1: how far below 2 / L the rate of the rest stays.
-      every: steps from one estimate to the next.
+      every: steps from one estimate to the next, after as many with one each.
       iterations: Hessian-vector products per estimate, at most.
 
     Raises:
       ValueError: a number is out of range; (in init) a group does not fit, or a leaf of the rest is
         not of floats; (in the update) the parameters or `value_fn` are missing.
     """
-    check_range("auto", "rate", rate, "[0, inf)")
+    check_range("auto", "rate", rate, "[0, inf)", schedule=True)
     check_range("auto", "steady", steady, "(0, inf]")
     check_range("auto", "safety", safety, "(0, 1)")
-    check_range("auto", "every", every, "[1, inf)")
-    check_range("auto", "iterations", iterations, "[1, inf)")
+    for name, count in (("every", every), ("iterations", iterations)):
+        if not (isinstance(count, int) and count >= 1):
+            raise ValueError(f"{name} of auto must be a whole number of at least 1, got {count!r}")
 
     def init(params: optax.Params) -> AutoState:
         gr.members(groups, params)
+        masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
+        if any(map(masked, jax.tree.leaves(params, is_leaf=masked))):
+            raise ValueError("auto needs all parameters; use it outside optax.partition or masked")
         flat, _ = ravel_pytree(_rest(groups, params))
         return AutoState(jnp.zeros((), jnp.int32), jnp.zeros((), flat.dtype))
 
@@ -103,16 +108,18 @@ def auto(
                 "auto needs the parameters and the loss: call update(grads, state, params, "
                 "value_fn=lambda params: loss(params, batch))"
             )
-        curvature = jax.lax.cond(
-            state.steps % every == 0,
-            lambda: jnp.maximum(
-                state.curvature, _curvature(groups, params, value_fn, iterations, state.steps)
-            ),
-            lambda: state.curvature,
-        )
+
+        def measured() -> Array:
+            found = _curvature(groups, params, value_fn, iterations, state.steps)
+            # What is not finite does not count, unless nothing else is known: then it is seen.
+            counts = jnp.isfinite(found) | (state.curvature <= 0)
+            return jnp.where(counts, jnp.maximum(state.curvature, found), state.curvature)
+
+        due = (state.steps < every) | (state.steps % every == 0)
+        curvature = jax.lax.cond(due, measured, lambda: state.curvature)
         of_groups = at_step(rate, state.steps, curvature)
-        known = jnp.where(curvature > 0, curvature, 1)
-        of_rest = jnp.where(curvature > 0, 2 * (1 - safety) / known, of_groups)
+        known = jnp.where(curvature <= 0, 1, curvature)
+        of_rest = jnp.where(curvature <= 0, of_groups, 2 * (1 - safety) / known)
         of_rest = of_rest * jax.lax.rsqrt(1 + state.steps.astype(of_rest.dtype) / steady)
 
         def scaled(label: str, leaf: Array) -> Array:

@@ -147,7 +147,7 @@ def _guessing(
     direction: Callable[[Members, PyTree, Array], tuple[Members, PyTree]],
 ) -> optax.GradientTransformationExtraArgs:
     """A rule whose direction loses its radial part where the guess is that it is for nothing."""
-    check_range(guess.name, "learning_rate", learning_rate, "[0, inf)")
+    check_range(guess.name, "learning_rate", learning_rate, "[0, inf)", schedule=True)
     check_range(guess.name, "weight_decay", weight_decay, "[0, inf)")
     check_range(guess.name, "eps", guess.eps, "(0, inf)")
     check_range(guess.name, "delta", guess.delta, "[0, inf)")

@@ -19,9 +19,11 @@ from bnrate.transforms.units import (
     incremented,
     minus,
     norms_of,
+    per_unit,
     plus,
     scaled,
     stateless,
+    turning,
     unitwise,
 )
 
@@ -79,8 +81,8 @@ def set_norm(
         updates: Members, state: SetNormState, params: Members, **extra_args
     ) -> tuple[Members, SetNormState]:
         del extra_args
-        wanted = state.radius if radius is None else radius
-        stepped = plus(params, updates)
+        given = state.radius if radius is None else radius
+        wanted, stepped = per_unit("the radius", groups, params, given), plus(params, updates)
         on_sphere = scaled(groups, stepped, wanted * jax.lax.rsqrt(gr.norm2(groups, stepped)))
         return minus(on_sphere, params), state
 
@@ -130,7 +132,7 @@ def rotational(
       ValueError: rotation is negative, or decay outside [0, 1); (in init) a unit has norm zero; (in
         the update) the parameters are not given, or a group does not fit them.
     """
-    check_range("rotational", "rotation", rotation, "[0, inf)")
+    check_range("rotational", "rotation", rotation, "[0, inf)", schedule=True)
     check_range("rotational", "decay", decay, "[0, 1)")
 
     def init(params: Members) -> RotationalState:
@@ -141,7 +143,7 @@ def rotational(
         updates: Members, state: RotationalState, params: Members, **extra_args
     ) -> tuple[Members, RotationalState]:
         del extra_args
-        count, turn = incremented(state.steps), gr.tangent(groups, params, updates)
+        count, turn = incremented(state.steps), turning(groups, params, updates)
         mean_square = decay * state.mean_square + (1 - decay) * gr.norm2(groups, turn)
         typical2 = mean_square / (1 - decay ** count.astype(mean_square.dtype))
         length = at_step(rotation, state.steps, state.radius) * state.radius
@@ -155,39 +157,44 @@ def rotational(
 
 
 class BoundedNormState(NamedTuple):
-    """The squared length of each unit's hidden vector."""
+    """The length of each unit's hidden vector, and what the rule for it remembers."""
 
-    hidden_norm2: Float[Array, " units"]
+    hidden_norm: Float[Array, " units"]
+    rule: optax.OptState
 
 
-def bounded_norm(groups: gr.Groups) -> optax.GradientTransformationExtraArgs:
-    """Keep each unit's norm, and move it as if a hidden vector of free length were trained.
+def bounded_norm(
+    groups: gr.Groups, rule: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Keep each unit's norm, and train by `rule` a hidden vector of free length along it.
 
     Bounded weight normalisation (Hoffer et al., 2018): the weight is w = rho v / |v|, with rho the
-    norm that it starts with and v what is trained.  In this form v is not stored, only |v|^2.  Put
-    it after the rule for v, last in a chain.  Of a scale-invariant unit plain SGD, with or without
-    weight decay, goes through the same directions with and without it: only the length of w, which
-    the loss does not see, is held.
+    norm that it starts with, and v is what the rule trains, with or without weight decay.  Only
+    |v| is stored.  Of a scale-invariant unit any rule goes through the same directions as it
+    would without; the length of w, which the loss does not see, is held.
+
+    Args:
+      groups: whose units are trained; the rest passes unchanged.
+      rule: for v, from gradient to step, such as `optax.sgd(0.1, momentum=0.9)`.
 
     Raises:
       ValueError: (in init) a unit has norm zero; (in the update) the parameters are not given, or a
         group does not fit them.
     """
+    rule = optax.with_extra_args_support(rule)
 
     def init(params: Members) -> BoundedNormState:
-        return BoundedNormState(norms_of("bounded_norm", groups, params) ** 2)
+        return BoundedNormState(norms_of("bounded_norm", groups, params), rule.init(params))
 
     def update(
-        updates: Members, state: BoundedNormState, params: Members, **extra_args
+        grads: Members, state: BoundedNormState, params: Members, **extra_args
     ) -> tuple[Members, BoundedNormState]:
-        del extra_args
-        G = gr.norm2(groups, params)
-        along = scaled(groups, params, gr.inner(groups, params, updates) / G)
-        across = gr.tangent(groups, params, updates)
-        # v = (|v| / rho) w has the gradient rho / |v|; divided by |v| once more, relative to v.
-        relative = plus(along, scaled(groups, across, G / state.hidden_norm2))
-        kept, growth = _kept(groups, relative, params)
-        return kept, BoundedNormState(state.hidden_norm2 * (1 + growth))
+        longer = state.hidden_norm / jnp.sqrt(gr.norm2(groups, params))
+        hidden = scaled(groups, params, longer)
+        of_hidden = scaled(groups, gr.tangent(groups, params, grads), 1 / longer)
+        step, after = rule.update(of_hidden, state.rule, hidden, **extra_args)
+        kept, growth = _kept(groups, scaled(groups, gr.members(groups, step), 1 / longer), params)
+        return kept, BoundedNormState(state.hidden_norm * jnp.sqrt(1 + growth), after)
 
     return unitwise("bounded_norm", groups, init, update)
 

@@ -1,6 +1,7 @@
 """SGD and Adam on the sphere of each unit, along great circles.
 
-Every unit w stays on the sphere of its own norm, and the rules see the unit vector v = w / |w|: the
+Every unit w stays on the sphere of its own norm, to rounding (which in bfloat16 adds up; `set_norm`
+after them holds it), and the rules see the unit vector v = w / |w|: the
 gradient there is |w| times that at w, its tangent part D the Riemannian gradient, and the rate a
 rate on the unit sphere.  Momentum is a tangent vector; as v moves, it is carried along.
 """
@@ -22,7 +23,9 @@ from bnrate.transforms.units import (
     incremented,
     norms_of,
     plus,
+    root,
     scaled,
+    turning,
     unitwise,
     zeros_like,
 )
@@ -69,7 +72,7 @@ def riemannian_sgd(
     Raises:
       ValueError: the rate is negative, momentum outside [0, 1); (in init) a unit has norm zero.
     """
-    check_range("riemannian_sgd", "learning_rate", learning_rate, "[0, inf)")
+    check_range("riemannian_sgd", "learning_rate", learning_rate, "[0, inf)", schedule=True)
     if momentum is not None:
         check_range("riemannian_sgd", "momentum", momentum, "[0, 1)")
 
@@ -113,7 +116,7 @@ def riemannian_adam(
     def step(D: Members, state: SphereState, rate: Array) -> Move:
         first, second = _means(groups, D, state, b1, b2)
         c1, c2 = _bias_corrections(state.steps, b1, b2, like=rate)
-        factor = -rate / (c1 * (jnp.sqrt(second / c2) + eps))
+        factor = -rate / (c1 * (root(second / c2) + eps))
         return Move(scaled(groups, first, factor), first, second)
 
     start = _start("riemannian_adam", groups, momentum=True, second=True)
@@ -140,7 +143,7 @@ def grassmann_sgd(
     Raises:
       ValueError: a number is out of range; (in init) a unit has norm zero.
     """
-    check_range("grassmann_sgd", "learning_rate", learning_rate, "[0, inf)")
+    check_range("grassmann_sgd", "learning_rate", learning_rate, "[0, inf)", schedule=True)
     check_range("grassmann_sgd", "momentum", momentum, "[0, 1)")
     check_range("grassmann_sgd", "clip", clip, "(0, inf]")
 
@@ -208,7 +211,7 @@ def _on_spheres(
         del extra_args
         norms = jnp.sqrt(gr.norm2(groups, params))
         v = scaled(groups, params, 1 / norms)
-        D = _tangent(groups, v, scaled(groups, grads, norms))
+        D = turning(groups, v, scaled(groups, grads, norms))
         if state.momentum is not None:  # rounding has taken it out of the tangent space
             state = state._replace(momentum=_tangent(groups, v, state.momentum))
         move = rule(D, state, at_step(learning_rate, state.steps, like=norms))
@@ -239,7 +242,7 @@ def _by_great_circle(
     groups: gr.Groups, v: Members, step: Members, carried: Members | None
 ) -> tuple[Members, Members | None]:
     """exp_v(step) - v, and a tangent vector carried there by parallel transport."""
-    angle = jnp.sqrt(gr.norm2(groups, step))
+    angle = root(gr.norm2(groups, step))
     sine, half = jnp.sin(angle), jnp.sin(angle / 2)
     sinc = jnp.where(angle > 0, sine / jnp.where(angle > 0, angle, 1), 1)
     less = -2 * half * half  # cos(angle) - 1, to the last digit of a small angle
@@ -294,7 +297,7 @@ def _clipped(groups: gr.Groups, D: Members, clip: Scalar) -> Members:
 
 
 def _check_adam(rule: str, learning_rate: object, b1: Scalar, b2: Scalar, eps: Scalar) -> None:
-    check_range(rule, "learning_rate", learning_rate, "[0, inf)")
+    check_range(rule, "learning_rate", learning_rate, "[0, inf)", schedule=True)
     check_range(rule, "b1", b1, "[0, 1)")
     check_range(rule, "b2", b2, "[0, 1)")
     check_range(rule, "eps", eps, "(0, inf)")

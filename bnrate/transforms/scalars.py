@@ -26,6 +26,7 @@ from bnrate.transforms.units import (
     Scalar,
     check_range,
     incremented,
+    per_unit,
     plus,
     scaled,
     stateless,
@@ -101,7 +102,7 @@ def wngrad(
     check_range("wngrad", "initial", initial, "(0, inf)")
 
     def init(params: Members) -> Accumulator:
-        return Accumulator(_per_unit(groups, params, initial))
+        return Accumulator(per_unit("initial", groups, params, initial))
 
     def update(
         updates: Members, state: Accumulator, params: Members, **extra_args
@@ -126,7 +127,7 @@ def adagrad_norm(
     check_range("adagrad_norm", "initial", initial, "[0, inf)")
 
     def init(params: Members) -> Accumulator:
-        start = _per_unit(groups, params, initial)
+        start = per_unit("initial", groups, params, initial)
         return Accumulator(start * start)
 
     def update(
@@ -134,7 +135,8 @@ def adagrad_norm(
     ) -> tuple[Members, Accumulator]:
         del params, extra_args
         total = state.total + gr.norm2(groups, updates)
-        return scaled(groups, updates, _inverse_power(total, 0.5)), Accumulator(total)
+        inverse = jax.lax.rsqrt(jnp.where(total > 0, total, 1))
+        return scaled(groups, updates, inverse), Accumulator(total)
 
     return unitwise("adagrad_norm", groups, init, update)
 
@@ -162,7 +164,7 @@ def delayed_adagrad(
     def init(params: Members) -> Accumulator:
         if coordinate:
             return Accumulator({p: jnp.full_like(leaf, initial) for p, leaf in params.items()})
-        return Accumulator(_per_unit(groups, params, initial))
+        return Accumulator(per_unit("initial", groups, params, initial))
 
     def update(
         updates: Members, state: Accumulator, params: Members, **extra_args
@@ -179,7 +181,7 @@ def delayed_adagrad(
 
 
 class WeightedState(NamedTuple):
-    """Steps taken, the sum of the weights, the weighted mean of the squares, the momentum."""
+    """Steps taken, all weights over the last, the weighted mean of squares, the momentum."""
 
     steps: Int[Array, ""]
     weights: Float[Array, ""]
@@ -217,12 +219,12 @@ def weighted_adagrad_momentum(
     ) -> tuple[Members, WeightedState]:
         del params, extra_args
         t = incremented(state.steps)
-        weight = t.astype(state.weights.dtype) ** power
-        weights = state.weights + weight
+        now = t.astype(state.weights.dtype)
+        weights = 1 + ((now - 1) / now) ** power * state.weights  # relative, or they overflow
         means, scaled_down, velocity = {}, {}, {}
         for path, g in updates.items():
             old = state.mean_square[path]
-            means[path] = old + (weight / weights).astype(g.dtype) * (g * g - old)
+            means[path] = old + (g * g - old) / weights.astype(g.dtype)
             scaled_down[path] = g / (jnp.sqrt(t.astype(g.dtype) * means[path]) + eps)
             velocity[path] = momentum * state.velocity[path] + scaled_down[path]
         new = velocity
@@ -268,17 +270,11 @@ def gdnp(
                 "gdnp needs the loss and the variances of the units: call "
                 "update(grads, state, params, value=rho, variance=w'Sw)"
             )
-        return scaled(groups, updates, variance / (2 * smoothness * jnp.abs(value))), state
+        size = jnp.abs(per_unit("value", groups, updates, value))
+        of_units = per_unit("variance", groups, updates, variance)
+        # Where the loss is 0 so is its gradient: the largest value that there is.
+        curvature = per_unit("smoothness", groups, updates, smoothness)
+        factor = of_units / (2 * curvature * jnp.where(size > 0, size, 1))
+        return scaled(groups, updates, jnp.where(size > 0, factor, 0)), state
 
     return unitwise("gdnp", groups, lambda params: optax.EmptyState(), update)
-
-
-def _per_unit(groups: gr.Groups, params: Members, value: Float[Array, "..."] | float) -> Array:
-    """One number for each unit, in the dtype of their norms."""
-    G = gr.norm2(groups, params)
-    return jnp.broadcast_to(jnp.asarray(value).astype(G.dtype), G.shape)
-
-
-def _inverse_power(total: Array, power: float) -> Array:
-    """total^-power, and 0 where total is 0."""
-    return jnp.where(total > 0, jnp.where(total > 0, total, 1) ** -power, 0)

@@ -76,8 +76,8 @@ def exponential_equivalent(
       ValueError: rate * weight_decay is 1 or more, or above (1 - sqrt(momentum))^2, or a number is
         negative; what only a compiled program knows becomes NaN.
     """
-    check_range("exponential_equivalent", "rate", rate, "(0, inf)")
-    check_range("exponential_equivalent", "weight_decay", weight_decay, "[0, inf)")
+    check_range("exponential_equivalent", "rate", rate, "(0, inf)", schedule=True)
+    check_range("exponential_equivalent", "weight_decay", weight_decay, "[0, inf)", schedule=True)
     check_range("exponential_equivalent", "momentum", momentum, "[0, 1)")
     if not (callable(rate) or callable(weight_decay)):
         equivalence.exponential_rate(rate, weight_decay, momentum)

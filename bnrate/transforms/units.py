@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -47,12 +48,24 @@ def unitwise(
     ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
             raise ValueError(f"{name} needs the parameters: call update(updates, state, params)")
-        given = gr.members(groups, updates)
-        new, state = update(
+        given, weights = gr.members(groups, updates), gr.members(groups, params)
+        for path, leaf in given.items():
+            if leaf.shape != weights[path].shape:
+                raise ValueError(
+                    f"{name} was given updates of shape {leaf.shape} for leaf '{path}', whose "
+                    f"parameters have shape {weights[path].shape}"
+                )
+        new, after = update(
             _widened(groups, updates), state, _widened(groups, params), **extra_args
         )
+        # Hyperparameters may be wider than what they meet; a loop can carry only what stays alike.
+        after = jax.tree.map(
+            lambda leaf, before: leaf if leaf.dtype == before.dtype else leaf.astype(before.dtype),
+            after,
+            state,
+        )
         narrowed = {path: leaf.astype(given[path].dtype) for path, leaf in new.items()}
-        return gr.combine(groups, narrowed, updates), state
+        return gr.combine(groups, narrowed, updates), after
 
     return optax.GradientTransformationExtraArgs(init_all, update_all)
 
@@ -71,8 +84,33 @@ def stateless(
 
 def scaled(groups: gr.Groups, tree: Members, factors: Float[Array, "..."] | float) -> Members:
     """Each unit times its factor; one factor serves all."""
-    units = gr.dims(groups, tree).shape
-    return gr.rescale(groups, tree, jnp.broadcast_to(jnp.asarray(factors), units))
+    factors = jnp.asarray(factors)
+    if not factors.ndim:
+        factors = jnp.broadcast_to(factors, gr.dims(groups, tree).shape)
+    return gr.rescale(groups, tree, factors)
+
+
+def per_unit(name: str, groups: gr.Groups, params: Members, value: Any) -> Float[Array, " units"]:
+    """One number for each unit, in the dtype of their norms."""
+    like, value = gr.norm2(groups, params), jnp.asarray(value)
+    if value.shape not in ((), like.shape):
+        raise ValueError(
+            f"{name} must be one number or {like.size}, one for each unit, got shape {value.shape}"
+        )
+    return jnp.broadcast_to(value.astype(like.dtype), like.shape)
+
+
+def root(square: Array) -> Array:
+    """The square root, with the derivative 0 at 0 instead of infinity."""
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0 * square)
+
+
+def turning(groups: gr.Groups, params: Members, vectors: Members) -> Members:
+    """The part of the vectors across the units, without what is only rounding of the part along."""
+    across = gr.tangent(groups, params, vectors)
+    square, whole = gr.norm2(groups, across), gr.norm2(groups, vectors)
+    rounding = 16 * jnp.finfo(square.dtype).eps
+    return scaled(groups, across, jnp.where(square > rounding**2 * whole, 1.0, 0.0))
 
 
 def plus(a: Members, b: Members) -> Members:
@@ -100,9 +138,9 @@ def at_step(value: optax.ScalarOrSchedule, count: Array, like: Array) -> Array:
     return jnp.asarray(value(count) if callable(value) else value).astype(like.dtype)
 
 
-def check_range(rule: str, name: str, value: Any, legal: str) -> None:
-    """Refuse a number outside an interval, see `ranges.in_range`; schedules pass."""
-    if not callable(value):
+def check_range(rule: str, name: str, value: Any, legal: str, *, schedule: bool = False) -> None:
+    """Refuse a number outside an interval, see `ranges.in_range`; a schedule may pass."""
+    if not (schedule and callable(value)):
         in_range(f"{name} of {rule}", value, legal)
 
 
