@@ -409,7 +409,7 @@ def test_nan_passes_through_and_stays_in_its_unit(rule):
 SCHEDULED = {
     "riemannian_sgd": tf.riemannian_sgd,
     "riemannian_adam": tf.riemannian_adam,
-    "grassmann_sgd": tf.grassmann_sgd,
+    "grassmann_sgd": lambda groups, rate: tf.grassmann_sgd(groups, rate, momentum=0.0),
     "grassmann_adam": tf.grassmann_adam,
     "sgdp": tf.sgdp,
     "adamp": tf.adamp,
@@ -527,7 +527,7 @@ BAD = {
     "smoothness": (lambda: tf.gdnp(GROUPS, 0.0), "smoothness of gdnp"),
     "auto's rate": (lambda: tf.auto(GROUPS, -0.3), "rate of auto"),
     "auto's safety": (lambda: tf.auto(GROUPS, safety=1.0), r"safety of auto must lie in \(0, 1\)"),
-    "every": (lambda: tf.auto(GROUPS, every=2.5), "every of auto must be a whole number"),
+    "every": (lambda: tf.auto(GROUPS, every=0), "every of auto must be a whole number"),
 }
 
 
