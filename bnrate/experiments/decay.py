@@ -8,7 +8,8 @@ For SGD little more than orthogonality is needed.  AdamW's prediction also asks 
 has nothing to do with those before it, and a network answers its own steps, the more so the larger
 the batch.  Hence small batches, and a rate and a decay so small that it takes long.  A norm of few
 entries, as of BatchNorm's scales and biases, fluctuates besides: by sqrt(2 / entries) of itself,
-over 1 / (2 rate decay) steps.  Hence several seeds.
+over 1 / (2 rate decay) steps.  Hence several seeds.  The rectifiers leak, because the entries of a
+unit that has died are counted but never updated.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ from bnrate.theory import equilibrium as theory
 if TYPE_CHECKING:
     import xarray as xr
 
-_EXTENT = Extent((0.002,), seeds=4, steps=60_000)
+_EXTENT = Extent((0.002,), seeds=8, steps=90_000)
 _REST = 0.0005
 _RANDOM_LABELS = 0.8
 _WIDTH = {"mlp": 32, "vgg": 4}
@@ -87,8 +89,8 @@ def equilibrium(config: Config, **options: Any) -> "xr.Dataset":
     width, batch = config.width or _WIDTH[config.model], config.batch or _BATCH
     config = dataclasses.replace(config, width=width, batch=batch)
     data = problems.load(config)
-    model = problems.network(config, data.classes)
-    groups = problems.find_groups(config, data, normalised=True)
+    model = problems.network(config, data.classes, True, nn.leaky_relu)
+    groups = problems.find_groups(config, data, True, nn.leaky_relu)
 
     def make(rule: str) -> train.Run:
         def build(rates: train.Rates) -> optax.GradientTransformation:

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,13 +113,18 @@ def load(config: Config) -> datasets.Data:
     return data
 
 
-def find_groups(config: Config, data: datasets.Data, normalised: bool) -> gr.Groups:
+def find_groups(
+    config: Config,
+    data: datasets.Data,
+    normalised: bool,
+    activation: Callable[[Array], Array] = nn.relu,
+) -> gr.Groups:
     """The scale-invariant groups of a network: proven, then attacked with numbers.
 
     Raises:
       RuntimeError: the numbers refute the proof.
     """
-    model = network(config, data.classes, normalised)
+    model = network(config, data.classes, normalised, activation)
     batch = first_batch(config, data)
     params, extra = jax.jit(initial, static_argnums=0)(model, jax.random.key(1), batch[0])
     loss = functools.partial(cross_entropy, model)
@@ -206,13 +212,18 @@ def initial(model: Network, key: Array, x: Array) -> tuple[PyTree, PyTree]:
     return variables.pop("params"), variables
 
 
-def network(config: Config, classes: int, normalised: bool = True) -> Network:
+def network(
+    config: Config,
+    classes: int,
+    normalised: bool = True,
+    activation: Callable[[Array], Array] = nn.relu,
+) -> Network:
     """The network of a config, with BatchNorm or with no normalisation."""
     norm = models.BatchNorm if normalised else None
     width = config.width or _DEFAULT_WIDTH[config.model]
     if config.model == "mlp":
-        return models.MLP((width, width), classes, norm)
-    return models.VGG(classes, width, norm)
+        return models.MLP((width, width), classes, norm, activation)
+    return models.VGG(classes, width, norm, activation)
 
 
 def cross_entropy(
