@@ -20,7 +20,7 @@ from workers import Case, parser, report
 from bnrate.experiments.comparison import RULES
 
 CASES = ("mlp:1:128:100", "vgg8:1:32:10")
-NORMS = ("projected", "bounded-norm", "effective-rate", "set-norm", "tangent")
+NORMS = ("projected", "bounded-norm", "effective-rate", "hyperball")
 WANTED = 0.1  # of the cost of the rules in NORMS, at most
 
 
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measured(case: Case, rules: Sequence[str], repeats: int) -> Iterator[dict[str, Any]]:
     """A line for each rule; the first is plain SGD."""
+    assert set(NORMS) <= set(RULES)
     programs = {name: program(case, name) for name in ("sgd", *rules)}
     losses = {name: float(run()[0]) for name, run in programs.items()}
     assert np.isfinite(list(losses.values())).all(), losses

@@ -12,8 +12,8 @@ motion dynamics", 2021; Kosson, Messmer & Jaggi, "Rotational equilibrium", 2023)
 
 The predictions are about noise: gradients that are orthogonal to the weights, independent of one
 another, and of one mean square on the unit sphere.  Angles need less, since a stationary norm
-fixes them; norms need it all, and those of networks come out 10 to 20 % shorter under SGD, whose
-successive gradients are not independent.
+fixes them; norms need it all: where the gradients of a network are not independent of those before,
+as while it learns, they come out shorter.
 `residual` compares with a run; `log_cos_identity` holds for every run of SGD, noisy or not.
 """
 

@@ -1,6 +1,7 @@
 """Transformations that decide about the norm of each unit; put them last in a chain.
 
-They take a step that some other rule made and return another step, to be added to the parameters.
+They take a step that some other rule made and return another step, to be added to the parameters;
+but `bounded_norm` has that rule inside, because it shows it other weights.
 """
 
 from typing import NamedTuple

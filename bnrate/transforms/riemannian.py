@@ -1,9 +1,9 @@
 """SGD and Adam on the sphere of each unit, along great circles.
 
-Every unit w stays on the sphere of its own norm, to rounding (which in bfloat16 adds up; `set_norm`
-after them holds it), and the rules see the unit vector v = w / |w|: the
-gradient there is |w| times that at w, its tangent part D the Riemannian gradient, and the rate a
-rate on the unit sphere.  Momentum is a tangent vector; as v moves, it is carried along.
+Every unit w stays on the sphere of its own norm, to rounding, which in bfloat16 adds up (`set_norm`
+after them holds it).  The rules see the unit vector v = w / |w|: the gradient there is |w| times
+that at w, its tangent part D the Riemannian gradient, and the rate a rate on the unit sphere.
+Momentum is a tangent vector; as v moves, it is carried along.
 """
 
 from collections.abc import Callable

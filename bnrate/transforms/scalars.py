@@ -272,8 +272,8 @@ def gdnp(
             )
         size = jnp.abs(per_unit("value", groups, updates, value))
         of_units = per_unit("variance", groups, updates, variance)
-        # Where the loss is 0 so is its gradient: the largest value that there is.
         curvature = per_unit("smoothness", groups, updates, smoothness)
+        # Where rho is 0, at its largest, so is its gradient.
         factor = of_units / (2 * curvature * jnp.where(size > 0, size, 1))
         return scaled(groups, updates, jnp.where(size > 0, factor, 0)), state
 
