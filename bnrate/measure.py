@@ -16,6 +16,7 @@ DIMS = {
     "effective_rate": ("group",),
     "spherical_gradient": ("group",),
     "angle": ("group",),
+    "rest_gradient": (),
     "spherical_gradient_whole": (),
 }
 
@@ -41,18 +42,20 @@ def on_spheres(
       effective_rate: eta / G, that of plain (S)GD; under other rules the angle says more.
       spherical_gradient: |w| |grad|, the norm of the gradient at w / |w|.
       angle: between w and w + update, in radians.
+      rest_gradient: the norm of the gradient over the leaves in no group.
       spherical_gradient_whole: over all units and the rest, the norm that the theorems bound.
     """
     G = gr.norm2(groups, params)
     spherical = jnp.sqrt(G) * jnp.sqrt(gr.norm2(groups, grads))
     along = gr.inner(groups, params, updates)
     across = gr.norm2(groups, gr.tangent(groups, params, updates))
-    rest = optax.tree.cast(gr.rest(groups, grads), G.dtype)
+    rest = optax.tree.norm(optax.tree.cast(gr.rest(groups, grads), G.dtype))
     return {
         "norm2": G,
         "effective_rate": rate / G,
         "spherical_gradient": spherical,
         # Not the arc cosine of <w, w+>, which loses every digit of a small angle.
         "angle": jnp.arctan2(jnp.sqrt(G) * jnp.sqrt(across), G + along),
+        "rest_gradient": jnp.asarray(rest, G.dtype),
         "spherical_gradient_whole": optax.tree.norm((spherical, rest)),
     }

@@ -23,12 +23,14 @@ A run takes any loss, batches and rule, and `sweep.run` places it on a grid of r
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Var
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bnrate import groups as gr
@@ -189,6 +191,102 @@ def make_run(
     if measures is not None:
         _check_measures(measures, jax.eval_shape(start, _point()), dims)
     return Run(start, advance, finish, _alive, stride, dims, names, {"reason": REASONS})
+
+
+class Totals(NamedTuple):
+    """What a run of `totals` carries.
+
+    Attributes:
+      state: of the run itself.
+      record: its last.
+      sums: over all records so far, by name.
+      least: of all records so far, by name.
+      made: records of totals.
+    """
+
+    state: State
+    record: dict[str, Array]
+    sums: dict[str, Array]
+    least: dict[str, Array]
+    made: Int[Array, ""]
+
+
+def totals(run: Run, times: Sequence[int], *, sums: Sequence[str], least: Sequence[str]) -> Run:
+    """The same run with few records, each after some number of steps, that speak of every step.
+
+    Theorems bound sums over all steps, and the least of them, and speak of long times: here no step
+    is left out and none is stored.  In `sweep`, `steps` is then the number of records.
+
+    Args:
+      run: recorded at every step.
+      times: the steps after which to record, ascending.
+      sums: which records to sum over all steps so far, as `NAME_sum`.
+      least: of which to keep the least so far, as `NAME_least`.
+
+    Returns:
+      A run whose records are those of the last step taken, with sums and least values.
+
+    Raises:
+      ValueError: the run does not record every step, has no such record, or the times do not
+        ascend from 1 or more.
+    """
+    shapes = jax.eval_shape(lambda: run.advance(run.init(_point()))[1])
+    unknown = {*sums, *least} - set(shapes)
+    if run.stride != 1 or unknown:
+        fault = f"no record '{min(unknown)}'" if unknown else f"a stride of {run.stride}"
+        raise ValueError(f"totals are over the records of every step; the run has {fault}")
+    if not times or times[0] < 1 or any(a >= b for a, b in itertools.pairwise(times)):
+        raise ValueError(f"the times of records must ascend from 1 or more, got {tuple(times)}")
+    edges = jnp.asarray([0, *times], jnp.int32)
+
+    def start(point: Mapping[str, Array]) -> Totals:
+        blank = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+        nothing = {name: blank[name] for name in sums}
+        highest = {name: jnp.full_like(blank[name], jnp.inf) for name in least}
+        return Totals(run.init(point), blank, nothing, highest, jnp.zeros((), jnp.int32))
+
+    def step(_: Array, now: Totals) -> Totals:
+        state, record = run.advance(now.state)
+        return Totals(
+            state,
+            record,
+            {name: total + record[name] for name, total in now.sums.items()},
+            {name: jnp.minimum(lowest, record[name]) for name, lowest in now.least.items()},
+            now.made,
+        )
+
+    def advance(now: Totals) -> tuple[Totals, dict[str, Array]]:
+        now = jax.lax.fori_loop(edges[now.made], edges[now.made + 1], step, now)
+        summed = {f"{name}_sum": total for name, total in now.sums.items()}
+        lowest = {f"{name}_least": value for name, value in now.least.items()}
+        return now._replace(made=now.made + 1), {**now.record, **summed, **lowest}
+
+    named = [(name, f"{name}_sum") for name in sums] + [(name, f"{name}_least") for name in least]
+    dims = {**run.dims, **{new: run.dims[name] for name, new in named if name in run.dims}}
+    return dataclasses.replace(
+        run,
+        init=start,
+        advance=advance,
+        finish=lambda now: run.finish(now.state),
+        alive=lambda now: run.alive(now.state),
+        dims=dims,
+    )
+
+
+def one_batch(batch: Callable[[Array, Int[Array, ""]], Any]) -> bool:
+    """Whether all batches are the same, as the traced program shows: it uses neither key nor step.
+
+    The bounds of gradient descent, and certificates, are about runs on one batch.
+
+    >>> one_batch(lambda key, step: jnp.ones(3)), one_batch(lambda key, step: jnp.ones(3) * step)
+    (True, False)
+    """
+    traced = jax.make_jaxpr(batch)(jax.random.key(0), jnp.zeros((), jnp.int32)).jaxpr
+    moving = set(traced.invars)
+    for equation in traced.eqns:
+        if any(isinstance(read, Var) and read in moving for read in equation.invars):
+            moving.update(equation.outvars)
+    return not any(isinstance(out, Var) and out in moving for out in traced.outvars)
 
 
 def rates_of(point: Mapping[str, Array]) -> Rates:

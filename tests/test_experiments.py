@@ -35,6 +35,7 @@ def test_the_datasets_axes_and_names(unified):
         "effective_rate",
         "spherical_gradient",
         "angle",
+        "rest_gradient",
         "spherical_gradient_whole",
     }
     final = {"final_loss", "test_accuracy", "diverged", "diverged_at", "reason", "status"}

@@ -43,6 +43,7 @@ def test_against_numpy():
     np.testing.assert_allclose(got["angle"], np.arccos(cosines), rtol=1e-4)
     whole = np.sqrt((spherical**2).sum() + np.sum(np.asarray(grads["head"]) ** 2))
     np.testing.assert_allclose(got["spherical_gradient_whole"], whole, rtol=1e-5)
+    np.testing.assert_allclose(got["rest_gradient"], np.linalg.norm(grads["head"]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1e-7, 1e-3, 1.0])
@@ -70,7 +71,7 @@ def test_tiny_and_huge_units_are_measured(size):
 def test_a_rest_in_half_precision():
     half = {name: leaf.astype(jnp.bfloat16) for name, leaf in tree(0).items()}
     got = measure.on_spheres(GROUPS, half, half, half, RATE)
-    assert got["spherical_gradient_whole"].dtype == jnp.float32
+    assert got["spherical_gradient_whole"].dtype == got["rest_gradient"].dtype == jnp.float32
 
 
 def test_angle_past_a_right_one():
@@ -106,3 +107,4 @@ def test_everything_in_groups_leaves_no_rest():
     params = {"w": jnp.array([3.0, 4.0])}
     got = measure.on_spheres(Groups([Group([Member("w")])]), params, params, params, RATE)
     np.testing.assert_allclose(got["spherical_gradient_whole"], 25.0, rtol=1e-6)
+    assert got["rest_gradient"] == 0

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from bnrate import data, experiments, invariance, models, train, transforms
+from bnrate import data, experiments, invariance, models, sweep, train, transforms
 from bnrate.groups import Group, Groups, Member
 from bnrate.train import Rates
 
@@ -75,6 +75,78 @@ def test_stride_thins_the_record_and_changes_nothing_else(stride):
     chex.assert_trees_all_close(thin_trace, jax.tree.map(lambda x: x[::stride], trace), rtol=1e-5)
     chex.assert_trees_all_close(thin_state.params, state.params, rtol=1e-5)
     assert thin_state.step == 12
+
+
+TIMES = (1, 2, 5, 12)
+
+
+def small_totals(times=TIMES, sums=("loss", "spherical_gradient"), least=("loss",), **run):
+    return train.totals(small_run(**run), times, sums=sums, least=least)
+
+
+def test_totals_are_over_every_step():
+    run, total = small_run(), small_totals()
+    _, trace = advance(run, run.init(point()), 12)
+    state, summed = advance(total, total.init(point()), len(TIMES))
+    for record, time in enumerate(TIMES):
+        upto = jax.tree.map(lambda x, time=time: x[:time], trace)
+        now = {name: values[record] for name, values in summed.items()}
+        np.testing.assert_allclose(now["loss_sum"], upto["loss"].sum(), rtol=1e-5)
+        np.testing.assert_allclose(now["loss_least"], upto["loss"].min(), rtol=1e-6)
+        gradients = upto["spherical_gradient"].sum(0)
+        np.testing.assert_allclose(now["spherical_gradient_sum"], gradients, rtol=1e-5)
+        np.testing.assert_allclose(now["norm2"], upto["norm2"][-1], rtol=1e-5)
+    assert total.finish(state)["calls"] == 12
+    assert total.dims["spherical_gradient_sum"] == ("group",)
+
+
+def test_totals_run_through_a_sweep():
+    grid = {"rate": [0.1, 10.0], "seed": range(2)}
+    ds = sweep.run(small_totals, grid, steps=len(TIMES), executor="vmap")
+    _, trace = advance(small_run(), small_run().init(point(10.0, 1)), 12)
+    there = ds["loss_sum"].sel(rate=10.0, seed=1)
+    np.testing.assert_allclose(there, np.cumsum(trace["loss"])[np.array(TIMES) - 1], rtol=1e-5)
+
+
+def test_what_is_not_a_number_stays_in_the_least():
+    def loss(params, extra, batch):
+        L, extra = quotient(params, extra, batch)
+        return jnp.where(extra == 3, jnp.nan, L), extra
+
+    total = small_totals(loss=loss)
+    _, summed = advance(total, total.init(point()), len(TIMES))
+    assert list(np.isnan(summed["loss_least"])) == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"stride": 2}, "a stride of 2"),
+        ({"sums": ["lost"]}, "no record 'lost'"),
+        ({"times": ()}, "must ascend from 1"),
+        ({"times": (0, 1)}, "must ascend from 1"),
+        ({"times": (3, 3)}, "must ascend from 1"),
+    ],
+)
+def test_totals_of_nothing(bad, message):
+    with pytest.raises(ValueError, match=message):
+        small_totals(**bad)
+
+
+@pytest.mark.parametrize(
+    ("batch", "one"),
+    [
+        (lambda key, step: (), True),
+        (lambda key, step: (jnp.ones(3), jnp.zeros(2)), True),
+        (lambda key, step: jnp.sin(jnp.ones(3)), True),
+        (lambda key, step: (jnp.ones(3), step), False),
+        (lambda key, step: jnp.ones(3) + jax.random.normal(key, (3,)), False),
+        (lambda key, step: jax.jit(lambda t: jnp.ones(3) * t.astype(float))(step), False),
+        (lambda key, step: jnp.where(step > 1000, 1.0, 2.0), False),
+    ],
+)
+def test_whether_there_is_one_batch_only(batch, one):
+    assert train.one_batch(batch) is one
 
 
 def test_chunks_continue_where_the_last_ended():

@@ -1,0 +1,30 @@
+"""Figures of a result: `plot_*(ds, ax=None) -> Axes`, drawn from the Dataset as it is.
+
+Colours are from Okabe & Ito's palette, which colour-blind readers can tell apart; each rule keeps
+its colour and marker in every figure.  Nothing global is changed and no window is opened.
+"""
+
+from typing import TYPE_CHECKING
+
+from bnrate.plots import comparison, decay, paper
+from bnrate.plots.comparison import plot_map
+from bnrate.plots.decay import plot_equilibrium
+from bnrate.plots.paper import plot_final, plot_trace
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+__all__ = ["figures", "plot_equilibrium", "plot_final", "plot_map", "plot_trace"]
+
+# What is drawn of an experiment; of any other sweep of runs, what is drawn of the paper's.
+_FIGURES = {"rules": comparison.figures, "equilibrium": decay.figures}
+
+
+def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
+    """The figures of a result, by name.
+
+    Args:
+      ds: the result of an experiment, or of any sweep of `train` runs.
+    """
+    return _FIGURES.get(ds.attrs.get("experiment", ""), paper.figures)(ds)
