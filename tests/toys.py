@@ -1,4 +1,4 @@
-"""Small problems to train, in the default float dtype: (parameters, step) -> loss, with groups."""
+"""Small tasks to train, in the default float dtype: (parameters, step) -> loss, with groups."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import optax
 
 from bnrate import certify, data, models
 from bnrate.groups import Group, Groups, Member
-from bnrate.theory.equivalence import Problem
+from bnrate.theory.equivalence import Task
 
 ONE_UNIT = Groups([Group([Member("w")])])
 
@@ -19,7 +19,7 @@ def rayleigh(spectrum, w):
         square = params["w"] ** 2
         return jnp.sum(spectrum * square) / jnp.sum(square)
 
-    return Problem(loss, {"w": jnp.asarray(w, float)}, ONE_UNIT)
+    return Task(loss, {"w": jnp.asarray(w, float)}, ONE_UNIT)
 
 
 def noisy_rayleigh(dims, seed=0):
@@ -30,7 +30,7 @@ def noisy_rayleigh(dims, seed=0):
         a = jax.random.normal(jax.random.fold_in(key, step), (dims, dims))
         return params["w"] @ a @ params["w"] / jnp.sum(params["w"] ** 2)
 
-    return Problem(loss, {"w": jax.random.normal(start, (dims,))}, ONE_UNIT)
+    return Task(loss, {"w": jax.random.normal(start, (dims,))}, ONE_UNIT)
 
 
 def noise(dims, spherical_gradient=1.0, seed=0):
@@ -44,7 +44,7 @@ def noise(dims, spherical_gradient=1.0, seed=0):
         across = direction - jnp.sum(direction * fixed) * fixed
         return spherical_gradient * jnp.sum(across * unit) / jnp.linalg.norm(across)
 
-    return Problem(loss, {"w": jax.random.normal(start, (dims,))}, ONE_UNIT)
+    return Task(loss, {"w": jax.random.normal(start, (dims,))}, ONE_UNIT)
 
 
 def bn_least_squares(covariance, cross, square, w, gamma):
@@ -57,7 +57,7 @@ def bn_least_squares(covariance, cross, square, w, gamma):
         return gamma**2 - 2 * gamma * u + square
 
     params = {"w": jnp.asarray(w, float), "gamma": jnp.asarray(gamma, float)}
-    return Problem(loss, params, ONE_UNIT)
+    return Task(loss, params, ONE_UNIT)
 
 
 def bn_regression(dims=4, batch=32, seed=0):
@@ -73,7 +73,7 @@ def bn_regression(dims=4, batch=32, seed=0):
         return jnp.mean((params["gamma"] * h - x[:, 0] - errors[:, 0]) ** 2)
 
     params = {"w": jax.random.normal(start, (dims,)), "gamma": jnp.asarray(0.5)}
-    return Problem(loss, params, ONE_UNIT)
+    return Task(loss, params, ONE_UNIT)
 
 
 def network(width=8, batch=64, seed=0):
@@ -97,4 +97,4 @@ def network(width=8, batch=64, seed=0):
         return on(params, digits_x[chosen], digits_y[chosen])
 
     groups = certify.certify(on, params, digits_x[:batch], digits_y[:batch]).groups
-    return Problem(loss, params, groups)
+    return Task(loss, params, groups)

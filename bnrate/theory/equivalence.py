@@ -306,7 +306,7 @@ def rate_of_wngrad(initial: ArrayLike, norm2: ArrayLike) -> Float[Array, "..."]:
 # ---- measured
 
 
-class Problem(NamedTuple):
+class Task(NamedTuple):
     """Something to train.
 
     Attributes:
@@ -337,7 +337,7 @@ class Gap(NamedTuple):
 def gap(
     rule_a: optax.GradientTransformation,
     rule_b: optax.GradientTransformation,
-    problem: Problem,
+    task: Task,
     steps: int,
     *,
     state_a: optax.OptState | None = None,
@@ -352,30 +352,30 @@ def gap(
     >>> def loss(params, step):  # a Rayleigh quotient
     ...     w = params["w"]
     ...     return jnp.sum(jnp.array([0., 1., 3.]) * w**2) / jnp.sum(w**2)
-    >>> problem = Problem(loss, {"w": jnp.ones(3)}, Groups([Group([Member("w")])]))
+    >>> task = Task(loss, {"w": jnp.ones(3)}, Groups([Group([Member("w")])]))
     >>> decayed = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.2))
-    >>> float(gap(decayed, optax.sgd(exponential_rate(0.2, 0.1)), problem, 50).units) < 1e-5
+    >>> float(gap(decayed, optax.sgd(exponential_rate(0.2, 0.1)), task, 50).units) < 1e-5
     True
-    >>> float(gap(decayed, optax.sgd(0.2), problem, 50).units) > 1e-3
+    >>> float(gap(decayed, optax.sgd(0.2), task, 50).units) > 1e-3
     True
 
     Args:
       rule_a: one rule; both start from the same parameters.
       rule_b: the other.
-      problem: what they train.
+      task: what they train.
       steps: how many.
       state_a: of the first rule at the start; by default what its `init` says.
       state_b: of the second.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    a = problem.params, rule_a.init(problem.params) if state_a is None else state_a
-    b = problem.params, rule_b.init(problem.params) if state_b is None else state_b
+    a = task.params, rule_a.init(task.params) if state_a is None else state_a
+    b = task.params, rule_b.init(task.params) if state_b is None else state_b
 
     def step(both: tuple[Any, Any], t: Array) -> tuple[tuple[Any, Any], Any]:
-        loss_a, a = _trained(rule_a, problem, both[0], t)
-        loss_b, b = _trained(rule_b, problem, both[1], t)
-        return (a, b), (loss_a, loss_b, *_apart(problem.groups, a[0], b[0]))
+        loss_a, a = _trained(rule_a, task, both[0], t)
+        loss_b, b = _trained(rule_b, task, both[1], t)
+        return (a, b), (loss_a, loss_b, *_apart(task.groups, a[0], b[0]))
 
     @jax.jit
     def run(both: tuple[Any, Any]) -> Gap:
@@ -388,13 +388,13 @@ def gap(
 
 
 def _trained(
-    rule: optax.GradientTransformation, problem: Problem, one: tuple[PyTree, Any], t: Array
+    rule: optax.GradientTransformation, task: Task, one: tuple[PyTree, Any], t: Array
 ) -> tuple[Array, tuple[PyTree, Any]]:
     """The loss before a step, and parameters and state after it."""
     params, state = one
-    loss, grads = jax.value_and_grad(problem.loss)(params, t)
+    loss, grads = jax.value_and_grad(task.loss)(params, t)
     updates, state = optax.with_extra_args_support(rule).update(
-        grads, state, params, value=loss, value_fn=lambda params: problem.loss(params, t)
+        grads, state, params, value=loss, value_fn=lambda params: task.loss(params, t)
     )
     return loss, (optax.apply_updates(params, updates), state)
 
