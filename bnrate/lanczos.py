@@ -24,10 +24,11 @@ class Ritz(NamedTuple):
     residuals: Float[Array, " iterations"]
 
 
+Operator = Callable[[Float[Array, " n"]], Float[Array, " n"]]
+
+
 def ritz(
-    product: Callable[[Float[Array, " n"]], Float[Array, " n"]],
-    start: Float[Array, " n"],
-    iterations: int,
+    product: Operator, start: Float[Array, " n"], iterations: int, project: Operator | None = None
 ) -> Ritz:
     """Lanczos with full reorthogonalisation: one product per iteration, all vectors kept.
 
@@ -39,6 +40,8 @@ def ritz(
       product: of the operator with a vector.
       start: any vector but zero.
       iterations: at most the dimension is used.
+      project: onto a subspace that the operator maps to itself and that `start` is in, if its
+        eigenvalues elsewhere do not count: rounding would leave it.
 
     Raises:
       ValueError: there are no iterations, or no vector.
@@ -51,6 +54,7 @@ def ritz(
     iterations = min(iterations, start.size)
     basis = jnp.zeros((iterations, start.size), start.dtype)
     tiny = jnp.finfo(start.dtype).eps
+    inside = project or (lambda vector: vector)
 
     def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple]:
         basis, q = carry
@@ -59,7 +63,7 @@ def ritz(
         along = q @ image
         left = image
         for _ in range(2):  # twice is enough (Parlett)
-            left = left - basis.T @ (basis @ left)
+            left = inside(left - basis.T @ (basis @ left))
         beta, reached = jnp.linalg.norm(left), jnp.any(q != 0)
         goes_on = beta > 10 * tiny * jnp.linalg.norm(image)
         q = jnp.where(goes_on, left / jnp.where(goes_on, beta, 1), 0)

@@ -224,7 +224,7 @@ def totals(run: Run, times: Sequence[int], *, sums: Sequence[str], least: Sequen
       least: of which to keep the least so far, as `NAME_least`.
 
     Returns:
-      A run whose records are those of the last step taken, with sums and least values.
+      A run whose records are those of the last step taken, with sums, least values and `time`.
 
     Raises:
       ValueError: the run does not record every step, has no such record, or the times do not
@@ -259,7 +259,8 @@ def totals(run: Run, times: Sequence[int], *, sums: Sequence[str], least: Sequen
         now = jax.lax.fori_loop(edges[now.made], edges[now.made + 1], step, now)
         summed = {f"{name}_sum": total for name, total in now.sums.items()}
         lowest = {f"{name}_least": value for name, value in now.least.items()}
-        return now._replace(made=now.made + 1), {**now.record, **summed, **lowest}
+        now = now._replace(made=now.made + 1)
+        return now, {**now.record, **summed, **lowest, "time": edges[now.made]}
 
     named = [(name, f"{name}_sum") for name in sums] + [(name, f"{name}_least") for name in least]
     dims = {**run.dims, **{new: run.dims[name] for name, new in named if name in run.dims}}

@@ -44,3 +44,17 @@ def test_where_the_vectors_run_out_nothing_is_invented(spectrum):
     assert found.values[0] >= min(spectrum) - 1e-5
     assert found.values[-1] <= max(spectrum) + 1e-5
     np.testing.assert_allclose(found.values[-1], max(spectrum), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 40])
+def test_a_subspace_is_not_left(size):
+    """All its eigenvalues are found and none of the others, however many iterations there are."""
+    spectrum = np.concatenate([np.linspace(1, 2, size), np.zeros(300 - size)])
+    A = symmetric(spectrum).astype(jnp.float32)
+    vectors = np.linalg.eigh(np.asarray(A, np.float64))[1][:, -size:]
+    inside = jnp.asarray(vectors @ vectors.T, jnp.float32)
+    found = lanczos.ritz(
+        lambda v: A @ v, inside @ start(300).astype(jnp.float32), 100, lambda v: inside @ v
+    )
+    np.testing.assert_allclose(found.values[0], 1, rtol=1e-4)
+    np.testing.assert_allclose(found.values[-1], 2, rtol=1e-4)

@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "invariance": {"groups"},
     "certify": {"groups"},
     "theory": {"groups", "ranges"},
+    "losses": {"groups", "normalize", "ranges", "theory"},
+    "curvature": {"groups", "lanczos", "ranges"},
     "transforms": {"groups", "lanczos", "ranges", "theory"},
     "measure": {"groups"},
     "models": {"groups", "normalize", "conv"},
@@ -29,7 +31,7 @@ MAY_IMPORT = {
     "plots": {"results"},
     "experiments": {
         "groups", "normalize", "data", "results", "invariance", "certify", "transforms", "measure",
-        "models", "train", "sweep", "theory",
+        "models", "train", "sweep", "theory", "losses", "curvature",
     },
     "cli": {
         "experiments", "sweep", "plots", "results", "certify", "groups", "invariance", "models",

@@ -91,6 +91,7 @@ def test_totals_are_over_every_step():
     for record, time in enumerate(TIMES):
         upto = jax.tree.map(lambda x, time=time: x[:time], trace)
         now = {name: values[record] for name, values in summed.items()}
+        assert now["time"] == time
         np.testing.assert_allclose(now["loss_sum"], upto["loss"].sum(), rtol=1e-5)
         np.testing.assert_allclose(now["loss_least"], upto["loss"].min(), rtol=1e-6)
         gradients = upto["spherical_gradient"].sum(0)

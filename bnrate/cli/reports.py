@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnrate import results
+from bnrate.cli import bounds
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -16,17 +17,12 @@ THRESHOLD = 0.2  # the final loss up to which a rate counts as good
 
 def report(ds: "xr.Dataset") -> str:
     """What an experiment found, for a terminal of 100 columns."""
-    ds = results.curves(ds)
-    match ds.attrs["experiment"]:
-        case "rules":
-            return "\n".join(_one_line_a_rule(ds))
-        case "equilibrium":
-            return "\n".join(_against_theory(ds))
-    return "\n".join(_one_table_a_setting(ds))
+    return "\n".join(_LINES.get(ds.attrs["experiment"], _one_table_a_setting)(ds))
 
 
 def _one_table_a_setting(ds: "xr.Dataset") -> Iterator[str]:
     """A table per setting, and how far off the rate may be."""
+    ds = results.curves(ds)
     rate = results.rate_dim(ds)
     loss, accuracy = (results.over_seeds(ds, name) for name in ("final_loss", "test_accuracy"))
     seeds = ds.sizes["seed"]
@@ -64,6 +60,7 @@ def _freedom(ds: "xr.Dataset") -> Iterator[str]:
 
 def _one_line_a_rule(ds: "xr.Dataset") -> Iterator[str]:
     """Tuning freedom, and what each rule reaches at its best rate; the most tolerant rule first."""
+    ds = results.curves(ds)
     best = _at_best(ds)
     least = best["loss"].min().item()
     limit = max(THRESHOLD, 2 * least) if np.isfinite(least) else THRESHOLD
@@ -110,6 +107,7 @@ def _at_best(ds: "xr.Dataset") -> "xr.Dataset":
 
 def _against_theory(ds: "xr.Dataset") -> Iterator[str]:
     """Angle and norm of each group, and by how much they differ from what is predicted."""
+    ds = results.curves(ds)
     steps = int(ds["step"].values[-1]) + 1
     yield f"equilibrium, {_seeds(ds)}: measured from the step on by which it should be reached,"
     yield "the mean over the seeds; and by how much that is more than predicted"
@@ -132,6 +130,18 @@ def _against_theory(ds: "xr.Dataset") -> Iterator[str]:
 def _seeds(ds: "xr.Dataset") -> str:
     seeds = ds.sizes["seed"]
     return f"{seeds} seed{'s' * (seeds > 1)}"
+
+
+_LINES = {
+    "rules": _one_line_a_rule,
+    "equilibrium": _against_theory,
+    "gd-rate": bounds.gd_rate,
+    "sgd-rate": bounds.sgd_rate,
+    "psgd-fails": bounds.psgd_fails,
+    "lower-bound": bounds.lower_bound,
+    "gdnp": bounds.gdnp,
+    "certificate": bounds.certificate,
+}
 
 
 def _decades(ds: "xr.Dataset") -> float:

@@ -86,7 +86,7 @@ def list_experiments() -> None:
 
 def plot(command: Plot) -> None:
     """Draw the pictures of a result into its folder."""
-    ds = _completed(results.load(command.folder))
+    ds = experiments.completed(results.load(command.folder))
     with results.writing(command.folder, overwrite=True) as folder:
         names = _draw(ds, folder)
     print(f"drawn in {command.folder}: {', '.join(names)}")
@@ -132,7 +132,9 @@ def merge(command: Merge) -> None:
     if not command.folders:
         raise ValueError("name the folders of the shards")
     out = Path(command.out or command.folders[0])
-    _show(_completed(results.merge(command.folders, out, overwrite=command.overwrite)), out)
+    _show(
+        experiments.completed(results.merge(command.folders, out, overwrite=command.overwrite)), out
+    )
 
 
 def _show(ds: "xr.Dataset", out: Path) -> None:
@@ -154,12 +156,6 @@ def _shard(given: str | None) -> tuple[int, int] | None:
     if match is None:
         raise ValueError(f"--shard must be I/N with 0 <= I < N, for example 0/8; got '{given}'")
     return int(match[1]), int(match[2])
-
-
-def _completed(ds: "xr.Dataset") -> "xr.Dataset":
-    """What an experiment adds to its records, to a result from a folder."""
-    theory = ds.attrs.get("experiment") == "equilibrium"
-    return experiments.against_theory(ds) if theory else ds
 
 
 def _draw(ds: "xr.Dataset", folder: Path) -> list[str]:

@@ -11,8 +11,12 @@ Each takes a `Config` and the options of `sweep.run` that say where and how: `ou
 ['separate-rates', 'unified-rate', 'generalization', 'rules', 'equilibrium']
 """
 
+from bnrate.experiments.certificate import certificate, certified
+from bnrate.experiments.chain import against_floor, lower_bound
 from bnrate.experiments.comparison import RULES, Rule, rules
 from bnrate.experiments.decay import DECAYING, Decaying, against_theory, equilibrium
+from bnrate.experiments.descent import against_gd, against_sgd, gd_rate, sgd_rate
+from bnrate.experiments.gdnp import against_contraction, gdnp
 from bnrate.experiments.paper import (
     SETTINGS,
     Setting,
@@ -30,6 +34,7 @@ from bnrate.experiments.problems import (
     initial,
     network,
 )
+from bnrate.experiments.projection import WAYS, against_orbit, psgd_fails
 
 EXPERIMENTS = {
     "separate-rates": separate_rates,
@@ -37,7 +42,34 @@ EXPERIMENTS = {
     "generalization": generalization,
     "rules": rules,
     "equilibrium": equilibrium,
+    "gd-rate": gd_rate,
+    "sgd-rate": sgd_rate,
+    "psgd-fails": psgd_fails,
+    "lower-bound": lower_bound,
+    "gdnp": gdnp,
+    "certificate": certificate,
 }
+
+_COMPLETE = {
+    "equilibrium": against_theory,
+    "gd-rate": against_gd,
+    "sgd-rate": against_sgd,
+    "psgd-fails": against_orbit,
+    "lower-bound": against_floor,
+    "gdnp": against_contraction,
+    "certificate": certified,
+}
+
+
+def completed(ds: "xr.Dataset") -> "xr.Dataset":
+    """A result from a folder, with what its experiment says of the records besides.
+
+    Args:
+      ds: the result of any experiment.
+    """
+    complete = _COMPLETE.get(ds.attrs.get("experiment", ""))
+    return ds if complete is None else complete(ds)
+
 
 __all__ = [
     "DECAYING",

@@ -98,6 +98,20 @@ def extent(config: Config, default: Extent) -> Extent:
     return asked
 
 
+def only(experiment: str, config: Config, *used: str) -> None:
+    """Refuse a config that sets what an experiment has no use for.
+
+    Raises:
+      ValueError: names the setting.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in used and value != field.default:
+            raise ValueError(
+                f"{experiment} has no use for {field.name} {value}; it takes {', '.join(used)}"
+            )
+
+
 def load(config: Config) -> datasets.Data:
     """The data of a config.
 
@@ -199,11 +213,16 @@ def swept(
         {"rule": tuple(rules), **rate_axes, "seed": range(asked.seeds)},
         steps=asked.steps,
         executor=config.executor,
-        config={"experiment": experiment, **dataclasses.asdict(config), **asked._asdict()},
+        config=settings(experiment, config, asked),
         labels={**of_rules, **labels},
         attrs={"experiment": experiment},
         **options,
     )
+
+
+def settings(experiment: str, config: Config, asked: Extent) -> dict[str, Any]:
+    """What the numbers of an experiment depend on."""
+    return {"experiment": experiment, **dataclasses.asdict(config), **asked._asdict()}
 
 
 def initial(model: Network, key: Array, x: Array) -> tuple[PyTree, PyTree]:

@@ -6,7 +6,7 @@ its colour and marker in every figure.  Nothing global is changed and no window 
 
 from typing import TYPE_CHECKING
 
-from bnrate.plots import comparison, decay, paper
+from bnrate.plots import bounds, comparison, decay, known, paper, projection
 from bnrate.plots.comparison import plot_map
 from bnrate.plots.decay import plot_equilibrium
 from bnrate.plots.paper import plot_final, plot_trace
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["figures", "plot_equilibrium", "plot_final", "plot_map", "plot_trace"]
 
 # What is drawn of an experiment; of any other sweep of runs, what is drawn of the paper's.
-_FIGURES = {"rules": comparison.figures, "equilibrium": decay.figures}
+_FIGURES = {
+    "rules": comparison.figures,
+    "equilibrium": decay.figures,
+    "gd-rate": bounds.figures,
+    "sgd-rate": bounds.figures,
+    "psgd-fails": projection.figures,
+    "lower-bound": known.lower_bound,
+    "gdnp": known.gdnp,
+    "certificate": bounds.certificate,
+}
 
 
 def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:

@@ -26,6 +26,13 @@ TRACE_LABELS = {
 }
 
 
+def shades(count: int) -> np.ndarray:
+    """Colours from dark to light, for values from low to high."""
+    import matplotlib  # noqa: PLC0415
+
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))
+
+
 def log_limits(values: np.ndarray) -> tuple[float, float]:
     """Limits of a log axis that show all finite positive values, within reason."""
     shown = values[np.isfinite(values) & (values > _FLOOR) & (values < 1 / _FLOOR)]

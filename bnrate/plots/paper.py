@@ -14,6 +14,7 @@ from bnrate.plots.drawing import (
     axes_of,
     figure_of,
     log_limits,
+    shades,
 )
 
 if TYPE_CHECKING:
@@ -82,8 +83,6 @@ def plot_trace(
       seed: which seed; default the first.
       lines: how many rates, evenly chosen.
     """
-    import matplotlib  # noqa: PLC0415
-
     ax, ds = axes_of(ax), results.curves(ds)
     rate = results.rate_dim(ds)
     of = {"rule": rule, "seed": ds["seed"].values[0] if seed is None else seed}
@@ -92,8 +91,7 @@ def plot_trace(
         of["group"] = ds["group"].values[0] if group is None else group
         title += f": {of['group']}"
     chosen = np.unique(np.linspace(0, ds.sizes[rate] - 1, lines).round().astype(int))
-    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(chosen)))
-    for one, color in zip(chosen, shades, strict=True):
+    for one, color in zip(chosen, shades(len(chosen)), strict=True):
         trace = ds[name].sel(of).isel({rate: one})
         value = float(ds[rate][one])
         ax.plot(ds["step"] + 1, trace, ".-", ms=3, lw=1.2, color=color, label=f"{value:.3g}")

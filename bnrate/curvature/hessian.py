@@ -1,0 +1,273 @@
+"""The Hessian on the product of spheres: extreme eigenvalues, trace, norms of its blocks.
+
+A loss that does not see the norm of a unit v has a gradient D orthogonal to it, so at unit norm the
+Riemannian Hessian is the Hessian H between projections onto the tangent space, P H P: the term
+<D, v> that curvature of the sphere would add is zero.  H is never formed, only multiplied by
+vectors.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+from bnrate import groups as gr
+from bnrate import lanczos
+from bnrate.curvature.curves import Loss, gradient_of, on_spheres
+
+Part = gr.Group | str | None
+
+
+class Spectrum(NamedTuple):
+    """The ends of a spectrum, as far as Lanczos has found them: from inside.
+
+    Attributes:
+      lowest: not below the smallest eigenvalue.
+      highest: not above the largest.
+      residuals: of both: an eigenvalue is as near as that, though perhaps not the outermost.
+    """
+
+    lowest: Float[Array, ""]
+    highest: Float[Array, ""]
+    residuals: Float[Array, "2"]
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error, which is 0 if it is exact."""
+
+    value: Float[Array, ""]
+    error: Float[Array, ""]
+
+
+class Blocks(NamedTuple):
+    """Norms of second derivatives and of the gradient at one point, where units have norm 1.
+
+    The names are those of the theorems' constants, which bound the same on all that a trajectory
+    visits; so what is found at points of it is below them, and a lower estimate.
+
+    Attributes:
+      tangent: [i, j] of P_i H_ij P_j, between tangent directions of units i and j.
+      ambient: [i, j] of H_ij, between all directions.
+      gradient: [i] of the gradient in unit i.
+      mixed: [i] of the second derivative in unit i and the rest; 0 without a rest.
+      rest: of the second derivative in the rest; 0 without a rest.
+    """
+
+    tangent: Float[Array, "units units"]
+    ambient: Float[Array, "units units"]
+    gradient: Float[Array, " units"]
+    mixed: Float[Array, " units"]
+    rest: Float[Array, ""]
+
+
+class _Operator(NamedTuple):
+    """The Hessian at a point, on flat vectors."""
+
+    product: lanczos.Operator
+    project: lanczos.Operator  # onto the tangent space
+    size: int
+    dims: int  # of the tangent space
+    dtype: jnp.dtype
+
+
+def spectrum(
+    loss: Loss,
+    params: PyTree,
+    groups: gr.Groups,
+    *,
+    key: Array,
+    iterations: int = 30,
+    part: Part = None,
+) -> Spectrum:
+    """The smallest and the largest eigenvalue of the Hessian on the spheres.
+
+    Rescaling units changes nothing.  With `Groups()` it is the plain Hessian's.
+
+    Args:
+      loss: of parameters, invariant to the scale of each unit.
+      params: where; units need not have norm 1.
+      groups: whose units are on spheres; `groups.whole()` has one sphere per group.
+      key: of the random start.
+      iterations: Hessian products; with as many as the tangent space has dimensions, both ends
+        are exact.  As many vectors are kept.
+      part: what varies while all else stays: one of the groups, "invariant" (all groups), "rest",
+        or None for everything.
+
+    Raises:
+      ValueError: `iterations` is below 1, or there is no such part; or as `on_spheres` and
+        `gradient_of`.
+    """
+    operator = _operator(*_restricted(loss, on_spheres(params, groups), groups, part))
+    normal = jax.random.normal(key, (operator.size,), operator.dtype)
+    found = lanczos.ritz(
+        lambda x: operator.project(operator.product(x)),
+        operator.project(normal),
+        min(iterations, operator.dims),
+        operator.project,
+    )
+    ends = np.array([0, -1])
+    return Spectrum(found.values[0], found.values[-1], found.residuals[ends])
+
+
+def trace(
+    loss: Loss,
+    params: PyTree,
+    groups: gr.Groups,
+    *,
+    key: Array | None = None,
+    samples: int | None = None,
+    part: Part = None,
+) -> Estimate:
+    """The trace of the Hessian on the spheres: the sum of its eigenvalues.
+
+    Exact with one Hessian product per coordinate, or estimated from random signs (Hutchinson 1989)
+    with one per sample.
+
+    Args:
+      loss: as for `spectrum`.
+      params: as for `spectrum`.
+      groups: as for `spectrum`.
+      key: of the samples.
+      samples: at least 2 for an estimate with its standard error; None for the exact value.
+      part: as for `spectrum`.
+
+    Raises:
+      ValueError: there are samples but no key, or fewer than 2; or as `spectrum`.
+    """
+    operator = _operator(*_restricted(loss, on_spheres(params, groups), groups, part))
+    size, dtype = operator.size, operator.dtype
+
+    def quadratic(x: Float[Array, " n"]) -> Float[Array, ""]:
+        u = operator.project(x)
+        return u @ operator.product(u)
+
+    if samples is None:
+        terms = jax.lax.map(
+            lambda i: quadratic(jax.nn.one_hot(i, size, dtype=dtype)), np.arange(size)
+        )
+        return Estimate(jnp.sum(terms), jnp.zeros((), dtype))
+    if samples < 2 or key is None:
+        raise ValueError(
+            f"an estimate of the trace needs a key and at least 2 samples, got {samples} and "
+            f"{'no key' if key is None else 'a key'}"
+        )
+    keys = jax.random.split(key, samples)
+    terms = jax.lax.map(lambda k: quadratic(jax.random.rademacher(k, (size,), dtype)), keys)
+    return Estimate(jnp.mean(terms), jnp.std(terms, ddof=1) / samples**0.5)
+
+
+def blocks(
+    loss: Loss, params: PyTree, groups: gr.Groups, *, key: Array, iterations: int = 30
+) -> Blocks:
+    """The norms of all blocks of the Hessian at unit norm, unit by unit.
+
+    Each is the root of the largest eigenvalue of B'B, found by Lanczos from inside: exact with as
+    many iterations as B has columns, else not above the norm.  Each pair of units costs two
+    Hessian products an iteration, so give `groups.whole()` where units are many.
+
+    Args:
+      loss: as for `spectrum`.
+      params: as for `spectrum`.
+      groups: as for `spectrum`; the theorems speak of units.
+      key: of the random starts.
+      iterations: for each block.
+
+    Raises:
+      ValueError: as `spectrum`.
+    """
+    point = on_spheres(params, groups)
+    operator, index = _operator(loss, point, groups), _blocks_of_entries(groups, point)
+    norm = functools.partial(_block_norm, operator, index, key, iterations)
+    m = len(gr.units(groups, point))
+
+    # The rest is block m.
+    i, j = (a.astype(np.int32) for a in np.triu_indices(m + bool(gr.rest(groups, point))))
+    norms = jax.lax.map(lambda pair: norm(*pair, tangent=True), (i, j))
+    full = jnp.zeros((m + 1, m + 1), norms.dtype).at[i, j].set(norms).at[j, i].set(norms)
+    ambient = jax.lax.map(lambda i: norm(i, i, tangent=False), np.arange(m, dtype=np.int32))
+    tangent, same = full[:m, :m], jnp.eye(m, dtype=bool)
+    return Blocks(
+        tangent=tangent,
+        ambient=jnp.where(same, jnp.diag(ambient), tangent),  # H_ij v_j = 0 for others
+        gradient=jnp.sqrt(gr.norm2(groups, gradient_of(loss, point)(point))),
+        mixed=full[:m, m],
+        rest=full[m, m],
+    )
+
+
+def _block_norm(
+    operator: _Operator,
+    index: Int[Array, " n"],
+    key: Array,
+    iterations: int,
+    i: Int[Array, ""],
+    j: Int[Array, ""],
+    tangent: bool,
+) -> Float[Array, ""]:
+    """The norm of the Hessian's block in i and j, between tangent or between all directions."""
+
+    def onto(block: Array, x: Array) -> Array:
+        return jnp.where(index == block, operator.project(x) if tangent else x, 0)
+
+    def gram(x: Array) -> Array:
+        return onto(j, operator.product(onto(i, operator.product(x))))
+
+    normal = jax.random.normal(key, index.shape, operator.dtype)
+    found = lanczos.ritz(gram, onto(j, normal), iterations, lambda x: onto(j, x))
+    largest = found.values[-1]
+    return jnp.sqrt(jnp.where(largest < 0, 0, largest))  # of zero, rounding can make less; not NaN
+
+
+def _operator(loss: Loss, point: PyTree, groups: gr.Groups) -> _Operator:
+    """The Hessian at a point, in float32 or wider."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(point)]
+    dtype = jnp.dtype(jnp.float64 if jnp.float64 in dtypes else jnp.float32)
+    wide = jax.tree.map(lambda leaf: leaf.astype(dtype), point)
+    flat, unravel = ravel_pytree(wide)
+
+    def of_flat(x: Array) -> Array:
+        return loss(jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), unravel(x), point))
+
+    def project(x: Array) -> Array:
+        return ravel_pytree(gr.tangent(groups, wide, unravel(x)))[0]
+
+    _, product = jax.linearize(gradient_of(of_flat, flat), flat)
+    return _Operator(product, project, flat.size, flat.size - len(gr.units(groups, point)), dtype)
+
+
+def _restricted(
+    loss: Loss, params: PyTree, groups: gr.Groups, part: Part
+) -> tuple[Loss, PyTree, gr.Groups]:
+    """The loss of some leaves while the others stay: loss, leaves by path, their groups."""
+    if part is None:
+        paths, inside = list(gr.leaves(params)), groups
+    elif part == gr.REST:
+        paths, inside = list(gr.rest(groups, params)), gr.Groups()
+    elif part == gr.INVARIANT:
+        paths, inside = list(groups.paths), groups
+    elif isinstance(part, gr.Group) and part in groups:
+        paths, inside = [member.path for member in part.members], gr.Groups([part])
+    else:
+        names = ", ".join(f"'{group.name}'" for group in groups)
+        raise ValueError(
+            f"part must be None, 'invariant', 'rest' or one of the groups ({names}), got {part!r}"
+        )
+    if not paths:
+        raise ValueError(f"there are no parameters in the part {part!r}, so no second derivative")
+    found = gr.leaves(params)
+    some = {path: found[path] for path in paths}
+    return lambda new: loss(gr.replace(params, new)), some, inside
+
+
+def _blocks_of_entries(groups: gr.Groups, tree: PyTree) -> Int[Array, " n"]:
+    """The number of the unit that each entry of the flat parameters is in; the rest counts last."""
+    m = len(gr.units(groups, tree))
+    shapes = gr.leaves(tree)
+    of_rest = jax.tree.map(lambda leaf: jnp.full(leaf.shape, m, jnp.float32), tree)
+    of_units = {path: jnp.ones(shapes[path].shape, jnp.float32) for path in groups.paths}
+    numbered = gr.rescale(groups, gr.replace(of_rest, of_units), jnp.arange(m, dtype=jnp.float32))
+    return ravel_pytree(numbered)[0].astype(jnp.int32)

@@ -1,0 +1,221 @@
+"""The bounds for GD and SGD against what happens, at any rate, on losses of known constants.
+
+A bound of the theorems fails on an instance where more was measured than it allows, be it at the
+first record or at the last; `violations` counts the records, and must be 0.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from bnrate import groups as gr
+from bnrate import losses, train, transforms
+from bnrate.experiments import instances, known, problems
+from bnrate.experiments.problems import Config, Extent
+from bnrate.theory import gd, sgd
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_RATES = tuple(10.0**power for power in range(-3, 4))
+_GD_EXTENT = Extent(_RATES, seeds=36, steps=100_000)
+_SGD_EXTENT = Extent(_RATES, seeds=12, steps=10_000)
+_RESTS = 0.25, 0.5  # rates of the rest, where there is one, by turns
+_ALPHAS = {"0": 0.0, "0.25": 0.25, "0.5": 0.5}
+_REPLICAS = 32
+_CLAIMS = {
+    "gradient2_sum": "bound_sum",
+    "gradient2_least": "bound_least",
+    "norm2": "bound_norm2",
+}
+_ROUNDING = 1e-9  # of sums over many steps, where a bound is attained
+
+
+def gd_rate(config: Config, **options: Any) -> "xr.Dataset":
+    """The GD bound over what is measured, at rates from 0.001 to 1000, on losses of known constants."""
+    asked = _asked("gd-rate", config, _GD_EXTENT)
+    times = known.times(asked.steps)
+
+    def make(problem: str) -> train.Run:
+        run = _gd_run(instances.GD[problem].build())
+        return train.totals(run, times, sums=("gradient2",), least=("gradient2",))
+
+    axes = {"problem": tuple(instances.GD), **_axes(asked)}
+    labels = {"title": ("problem", [family.title for family in instances.GD.values()])}
+    ds = known.swept("gd-rate", config, asked, make, axes, len(times), options, labels)
+    return against_gd(ds)
+
+
+def against_gd(ds: "xr.Dataset") -> "xr.Dataset":
+    """The result with the GD bound.
+
+    Adds `bound_sum` of the sum over all steps of squared gradients, `bound_least` of the least of
+    them at each record, `bound_norm2`, the `tightness` of the sum (bound / measured), and
+    `violations`.
+
+    Args:
+      ds: what `gd_rate` recorded.
+    """
+    ds = known.timed(ds)
+    with jax.enable_x64(True):
+        parts = [_gd_bounds(ds, str(problem)) for problem in ds["problem"].values]
+    return _with_violations(ds, parts)
+
+
+def _gd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
+    import xarray as xr  # noqa: PLC0415
+
+    one = instances.GD[problem].build()
+    run, times = _gd_run(one), jnp.asarray(ds["time"].values, float)
+
+    def at(rate: Array, seed: Array, rest: Array) -> tuple[Array, Array, Array]:
+        state = run.init({"rate_invariant": rate, "rate_rest": rest, "seed": seed})
+        bound = gd.bound(
+            one.constants(state.params, state.extra, rest),
+            loss=one.mean(state.params, state.extra),
+            norm2=gr.norm2(one.groups, state.params),
+            rate=rate,
+            rate_rest=rest if gr.rest(one.groups, state.params) else None,
+        )
+        return bound.total, gd.least(bound, times), bound.norm2
+
+    over = jax.jit(jax.vmap(jax.vmap(at, (None, 0, 0)), (0, None, None)))
+    total, least, norm2 = over(
+        *(ds[name].values for name in ("rate_invariant", "seed", "rate_rest"))
+    )
+    dims = "rate_invariant", "instance"
+    names = list(one.groups.paths)
+    return xr.Dataset(
+        {
+            "bound_sum": (dims, np.asarray(total)),
+            "bound_least": ((*dims, "step"), np.asarray(least)),
+            "bound_norm2": ((*dims, "group"), np.asarray(norm2)),
+        },
+        coords={"group": names},
+    ).reindex(group=ds["group"])
+
+
+def _with_violations(ds: "xr.Dataset", parts: "list[xr.Dataset]") -> "xr.Dataset":
+    import xarray as xr  # noqa: PLC0415
+
+    bounds = xr.concat(parts, ds["problem"])
+    ds = ds.assign(bounds.data_vars)
+    claims = [
+        (ds[measured] > (1 + _ROUNDING) * ds[bound]).any(set(ds[measured].dims) & {"group"})
+        for measured, bound in _CLAIMS.items()
+        if bound in ds
+    ]
+    name = "sum" if "bound_sum" in ds else "least"
+    tightness = (ds[f"bound_{name}"] / ds[f"gradient2_{name}"]).isel(step=-1, drop=True)
+    return ds.assign(
+        violations=sum(claim.sum("step") for claim in claims),
+        tightness=tightness,
+    )
+
+
+def _gd_run(problem: losses.Problem) -> train.Run:
+    def rule(rates: train.Rates) -> optax.GradientTransformation:
+        sides = optax.sgd(rates.invariant), optax.sgd(rates.rest)
+        return transforms.by_group(problem.groups, invariant=sides[0], rest=sides[1])
+
+    return known.run_of(problem, rule)
+
+
+def _asked(experiment: str, config: Config, extent: Extent) -> Extent:
+    problems.only(experiment, config, *known.USED)
+    return problems.extent(dataclasses.replace(config, stride=1), extent)
+
+
+def _axes(asked: Extent) -> dict[str, Any]:
+    turns = [_RESTS[seed % len(_RESTS)] for seed in range(asked.seeds)]
+    instance = {"seed": range(asked.seeds), "rate_rest": turns}
+    return {"rate_invariant": asked.rates, "instance": instance}
+
+
+def sgd_rate(config: Config, **options: Any) -> "xr.Dataset":
+    """The SGD bound over what is measured, at rates from 0.001 to 1000 that stay or fall."""
+    asked = _asked("sgd-rate", config, _SGD_EXTENT)
+    times = known.times(asked.steps)
+
+    def make(problem: str, alpha: str) -> train.Run:
+        run = _sgd_run(instances.SGD[problem].build(), _ALPHAS[alpha])
+        return train.totals(run, times, sums=("gradient2",), least=("gradient2",))
+
+    axes = {"problem": tuple(instances.SGD), "alpha": tuple(_ALPHAS), **_axes(asked)}
+    labels = {"title": ("problem", [family.title for family in instances.SGD.values()])}
+    ds = known.swept("sgd-rate", config, asked, make, axes, len(times), options, labels)
+    return against_sgd(ds)
+
+
+def against_sgd(ds: "xr.Dataset") -> "xr.Dataset":
+    """The result with the SGD bound.
+
+    Adds `bound_least` of the least mean squared gradient at each record, the envelope `bound_norm2`
+    of the norm, the `tightness` of the least (bound / measured), and `violations`.
+
+    Args:
+      ds: what `sgd_rate` recorded; `gradient2` is the mean over the replicas.
+    """
+    import xarray as xr  # noqa: PLC0415
+
+    ds = known.timed(ds)
+    with jax.enable_x64(True):
+        parts = [
+            xr.concat(
+                [_sgd_bounds(ds, str(p), str(alpha)) for alpha in ds["alpha"].values], ds["alpha"]
+            )
+            for p in ds["problem"].values
+        ]
+    return _with_violations(ds, parts)
+
+
+def _sgd_bounds(ds: "xr.Dataset", problem: str, alpha: str) -> "xr.Dataset":
+    import xarray as xr  # noqa: PLC0415
+
+    one = instances.SGD[problem].build()
+    run, times = _sgd_run(one, _ALPHAS[alpha]), ds["time"].values.astype(int)
+
+    def at(rate: Array, seed: Array, rest: Array) -> tuple[Array, Array]:
+        state = run.init({"rate_invariant": rate, "rate_rest": rest, "seed": seed})
+        params = jax.tree.map(lambda leaf: leaf[0], state.params)
+        bound = sgd.bound(
+            one.constants(params, state.extra, rest),
+            one.noise(params, state.extra, rest),
+            loss=one.mean(params, state.extra),
+            norm2=gr.norm2(one.groups, params),
+            rate=rate,
+            alpha=_ALPHAS[alpha],
+            rate_rest=rest if gr.rest(one.groups, params) else None,
+            steps=int(times[-1]),
+        )
+        return bound.least[times - 1], bound.envelope[times - 1, 0]
+
+    over = jax.jit(jax.vmap(jax.vmap(at, (None, 0, 0)), (0, None, None)))
+    least, norm2 = over(*(ds[name].values for name in ("rate_invariant", "seed", "rate_rest")))
+    dims = "rate_invariant", "instance", "step"
+    return xr.Dataset(
+        {"bound_least": (dims, np.asarray(least)), "bound_norm2": (dims, np.asarray(norm2))}
+    )
+
+
+def _sgd_run(problem: losses.Problem, alpha: float) -> train.Run:
+    many = losses.replicas(problem, _REPLICAS)
+
+    def rule(rates: train.Rates) -> optax.GradientTransformation:
+        units, rest = _falling(rates.invariant, alpha), _falling(rates.rest, 0.5)
+        return transforms.by_group(many.groups, invariant=optax.sgd(units), rest=optax.sgd(rest))
+
+    def measured(state: train.State) -> dict[str, Array]:
+        return {"gradient2": known.gradient2(many, state.params, state.extra) / _REPLICAS}
+
+    return known.run_of(many, rule, measures=measured)
+
+
+def _falling(rate: Array, power: float) -> optax.Schedule:
+    """The rate that SGD takes: rate (t + 1)^-power at step t."""
+    return lambda step: rate * (jnp.asarray(step, float) + 1) ** -power

@@ -1,0 +1,75 @@
+"""What the experiments on losses of known constants share: float64, and records at few times."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from bnrate import groups as gr
+from bnrate import losses, sweep, train
+from bnrate.experiments.problems import Config, Extent, settings
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+USED = "rates", "seeds", "steps", "executor"  # of a config
+
+Rule = Callable[[train.Rates], optax.GradientTransformation]
+
+
+def times(steps: int) -> tuple[int, ...]:
+    """1, 3, 10, 30 ... up to the number of steps."""
+    early = (3**odd * 10**power for power in range(10) for odd in range(2))
+    return (*(time for time in early if time < steps), steps)
+
+
+def run_of(problem: losses.Problem, rule: Rule, **changes: Any) -> train.Run:
+    """A run on a known loss, which measures `gradient2` at every step."""
+    usual: dict[str, Any] = {
+        "init": problem.init,
+        "loss": problem.loss,
+        "batch": problem.batch,
+        "groups": problem.groups,
+        "measures": lambda state: {"gradient2": gradient2(problem, state.params, state.extra)},
+    }
+    return train.make_run(rule=rule, **{**usual, **changes})
+
+
+def gradient2(problem: losses.Problem, params: PyTree, data: PyTree) -> Float[Array, ""]:
+    """The squared norm that theorems bound: of the mean's gradient, on spheres and in the rest."""
+    gradient = problem.gradient(params, data)
+    spheres = gr.norm2(problem.groups, params) * gr.norm2(problem.groups, gradient)
+    rest = [jnp.sum(leaf**2) for leaf in gr.rest(problem.groups, gradient).values()]
+    return jnp.sum(spheres) + sum(rest)
+
+
+def swept(
+    experiment: str,
+    config: Config,
+    asked: Extent,
+    make: Callable[..., train.Run],
+    axes: Mapping[str, Any],
+    records: int,
+    options: Mapping[str, Any],
+    labels: Mapping[str, tuple[str, Sequence[Any]]] = {},
+) -> "xr.Dataset":
+    """Sweep in float64, runs side by side: they are small."""
+    with jax.enable_x64(True):
+        return sweep.run(
+            make,
+            axes,
+            steps=records,
+            executor="vmap" if config.executor == "auto" else config.executor,
+            config=settings(experiment, config, asked),
+            labels=labels,
+            attrs={"experiment": experiment},
+            **options,
+        )
+
+
+def timed(ds: "xr.Dataset") -> "xr.Dataset":
+    """The result with the number of steps before each record as the coordinate `time`."""
+    return ds.assign_coords(time=ds["time"].max([dim for dim in ds["time"].dims if dim != "step"]))

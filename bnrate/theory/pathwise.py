@@ -1,0 +1,339 @@
+"""The GD bound for one run, from its trace alone: no constants of the loss, no Hessian.
+
+The bound of `gd` asks of the loss only that turning the blocks by angles theta costs at most
+C sum theta^2, and only on the way that the run took.  What a step did cost is in its trace: the
+loss after it, less the loss before, plus what its angles earned.  So for any C that one tries,
+what all steps cost beyond C theta^2 is a number, which is added to the height of the start, and
+the theorem holds for this run with that C, whatever the network:
+
+    >>> A, w, rate, rows = np.diag([0.0, 1.0]), np.array([0.6, 0.8]), 2.0, []
+    >>> for _ in range(6):   # gradient descent on w'Aw / w'w
+    ...     loss = w @ A @ w / (w @ w)
+    ...     gradient = 2 * (A @ w - loss * w) / (w @ w)
+    ...     rows.append((loss, [w @ w], [np.sqrt(w @ w) * np.linalg.norm(gradient)], 0.0))
+    ...     w = w - rate * gradient
+    >>> loss, norm2, spherical_gradient, rest_gradient = map(np.array, zip(*rows))
+    >>> trace = Trace(loss, norm2, spherical_gradient[:-1], rest_gradient[:-1])
+    >>> print(certificate(trace, rate=rate, full_batch=True))
+    valid (5 steps)
+                                       measured  certified
+      sum of squared gradients            1.028      6.763
+      descent                             1.092       1.92
+      norm2 at the end, block 0           4.777      7.423
+      turning by angles costs at most 0.6352 angle^2 in a step, and 0.0064 besides in all
+
+The smaller C, the less is certified, down to C = 0 and the mere sum of all costs.  But C is what
+lasts: certified is also what any longer run does, while its steps cost no more than C theta^2, its
+loss does not fall below the least so far, and no gradient exceeds the largest so far.  So C is the
+least whose surplus is a small part of the height.
+
+A certificate says nothing of another start, rate or seed.  That a run is gradient descent on its
+blocks is not believed but checked: then, and hardly otherwise, norm2 grows at each step by
+rate^2 |D|^2 / norm2, where |D| is the spherical gradient.  All claims are about the recorded
+losses and gradients, and about the norms that follow from these by that ledger.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bnrate.ranges import in_range
+from bnrate.theory import gd
+from bnrate.theory.constants import Constants
+
+Label = Literal["valid", "estimate", "refused"]
+
+_TOLERANCE, _TOLERANCE_ELSE = {"float64": 1e-9}, 1e-4  # of norm2, relative, by dtype
+
+
+class Trace(NamedTuple):
+    """What was recorded of one run at every step, of one loss on one batch; NumPy arrays.
+
+    Attributes:
+      loss: before each step, and after the last.
+      norm2: G of each block, likewise.
+      spherical_gradient: |D| of each block at each step: |w| |gradient|.
+      rest_gradient: the norm of the gradient in the rest at each step; 0 without a rest.
+    """
+
+    loss: Float[np.ndarray, " records"]
+    norm2: Float[np.ndarray, "records blocks"]
+    spherical_gradient: Float[np.ndarray, "steps blocks"]
+    rest_gradient: Float[np.ndarray, " steps"]
+
+
+class Claim(NamedTuple):
+    """Two sides of an inequality; NaN where there is none.
+
+    Attributes:
+      measured: in the trace.
+      certified: what it cannot exceed.
+    """
+
+    measured: float | np.ndarray
+    certified: float | np.ndarray
+
+
+_NO_CLAIM = Claim(np.nan, np.nan)
+
+
+class Certificate(NamedTuple):
+    """What is known of a run.
+
+    Attributes:
+      label: "valid" for this run; an "estimate" where the theorem does not quite apply; "refused"
+        where it does not, and there are no numbers.
+      reasons: for any label but "valid", sentences.
+      steps: of the trace.
+      total: sum of the squared gradients, on all spheres and in the rest.
+      descent: sum of angle times spherical gradient, and of safety * rate_rest / 2 times the
+        squared gradient in the rest.
+      norm2: of each block at the end.
+      curvature: C, the least whose surplus is within the allowance.
+      surplus: what the steps cost beyond C theta^2, rounding included; part of what is certified.
+      realised: the largest cost of any step, over its theta^2.  For comparison with constants and
+        Hessians; near convergence it may be that of the rounding of losses.
+      slack: (max(b_T, 2 / (c rate_rest)) descent - total) / total, with both as measured.  It is
+        no less than -1e-12, or this module is wrong.
+    """
+
+    label: Label
+    reasons: tuple[str, ...]
+    steps: int
+    total: Claim = _NO_CLAIM
+    descent: Claim = _NO_CLAIM
+    norm2: Claim = _NO_CLAIM
+    curvature: float = np.nan
+    surplus: float = np.nan
+    realised: float = np.nan
+    slack: float = np.nan
+
+    def __str__(self) -> str:
+        return "\n".join(_table(self))
+
+
+def certificate(
+    trace: Trace,
+    *,
+    rate: float,
+    full_batch: bool,
+    smooth: bool = True,
+    rate_rest: float | None = None,
+    safety: float = 0.5,
+    allowance: float = 0.01,
+    every: int = 1,
+) -> Certificate:
+    """Certify a run from its trace.
+
+    Computed in float64 on the host.  Refused are traces whose norms do not follow from their
+    gradients (to 1e-9 in float64, to 1e-4 in less): runs with decay, momentum, projections, other
+    rules or rates, losses that are not scale-invariant; and what is not finite.  An estimate are
+    float32 runs, whose losses are not known well enough; runs on losses that are not smooth, which
+    may cost any amount in the next step; and runs on changing batches: their losses
+    are not of one function, and all that is claimed of them is that the squared batch gradients on
+    the spheres sum up to (b_T^2 - b_0^2) / 2 at most.
+
+    The blocks must take plain steps; the rest may follow any rule: its steps are among the costs.
+
+    Args:
+      trace: of every step.
+      rate: eta of the blocks.
+      full_batch: whether all steps use the same batch, and the loss is that on this batch.
+      smooth: whether the loss is twice continuously differentiable, as the theorem assumes; with a
+        ReLU it is not.  `curvature.smoothness_residual` can tell.
+      rate_rest: eta of the rest; for a rule other than plain steps, any number of its order: a
+        weight.  None if there is no rest.
+      safety: c, in (0, 1]; c * rate_rest / 2 is the descent that a squared gradient in the rest
+        should earn.
+      allowance: how much of the height, loss at the start less the least, the surplus may come to.
+        With 0, C is `realised`; with much, C is 0, and what is certified is little more than the
+        sum of what the steps cost.
+      every: steps from one record to the next; only 1 can be certified.
+
+    Raises:
+      ValueError: the shapes of the trace do not fit, it has no steps or blocks, or a norm of zero;
+        a rate or the safety is out of range; the rest has gradients, and `rate_rest` is missing.
+    """
+    in_range("rate", rate, "(0, inf)")
+    in_range("rate_rest", 1.0 if rate_rest is None else rate_rest, "(0, inf)")
+    in_range("safety", safety, "(0, 1]")
+    in_range("allowance", allowance, "[0, inf)")
+    numbers, dtype = _numbers(trace)
+    if rate_rest is None and np.any(numbers.rest_gradient != 0):
+        raise ValueError("the trace has gradients in the rest; give rate_rest, a rate or a weight")
+    ledger = _ledger(numbers, rate)
+    wrong = _refusals(numbers, ledger, rate, every, _TOLERANCE.get(dtype, _TOLERANCE_ELSE))
+    steps = len(numbers.rest_gradient)
+    if wrong:
+        return Certificate("refused", wrong, steps)
+    if not full_batch:
+        return _of_batches(numbers, ledger, rate)
+    found = _certified(numbers, ledger, rate, rate_rest, safety, allowance)
+    reasons = []
+    if dtype != "float64":
+        reasons.append(f"the trace is in {dtype}: the rounding of its losses is not accounted for")
+    if not smooth:
+        reasons.append(
+            "the loss is not twice continuously differentiable: the sums are right for these steps, "
+            "but no curvature bounds what further ones may cost"
+        )
+    return found._replace(label="estimate" if reasons else "valid", reasons=tuple(reasons))
+
+
+def _numbers(trace: Trace) -> tuple[Trace, str]:
+    """The trace in float64, and the narrowest of its dtypes."""
+    arrays = Trace(*map(np.asarray, trace))
+    steps, blocks = (*arrays.spherical_gradient.shape, 0, 0)[:2]
+    wanted = [(steps + 1,), (steps + 1, blocks), (steps, blocks), (steps,)]
+    shapes = [array.shape for array in arrays]
+    if shapes != wanted or not steps * blocks:
+        raise ValueError(
+            "a trace of T steps and m blocks has loss (T+1,), norm2 (T+1, m), spherical_gradient "
+            f"(T, m), rest_gradient (T,), with T and m at least 1; got {shapes}"
+        )
+    dtype = min((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
+    wide = Trace(*(array.astype(float) for array in arrays))
+    for name, legal in (("norm2", "(0, inf)"), ("spherical_gradient", "[0, inf)")):
+        values = getattr(wide, name)
+        in_range(name, values[np.isfinite(values)], legal)
+    return wide, dtype.name
+
+
+def _ledger(trace: Trace, rate: float) -> np.ndarray:
+    """The norms that follow from the first and from the gradients, like norm2."""
+    G = trace.norm2.copy()
+    with np.errstate(all="ignore"):  # what overflows is found out
+        for t, D in enumerate(trace.spherical_gradient):
+            G[t + 1] = G[t] + (rate * D) ** 2 / G[t]
+    return G
+
+
+def _refusals(
+    trace: Trace, ledger: np.ndarray, rate: float, every: int, tolerance: float
+) -> tuple[str, ...]:
+    """Why the theorem does not speak of this trace; the first of each kind."""
+    if every != 1:
+        return (f"one step in {every} was recorded; each step is needed",)
+    for name, values in trace._asdict().items():
+        if not np.all(np.isfinite(values)):
+            at = np.argwhere(~np.isfinite(values))[0][0]
+            return (f"{name} is not finite at record {at}",)
+    wrong = ~(np.abs(trace.norm2 - ledger) <= tolerance * ledger)
+    if not wrong.any():
+        return ()
+    t, block = np.argwhere(wrong)[0]
+    return (
+        f"norm2 of block {block} is {trace.norm2[t, block]:.12g} after {t} steps, to which plain "
+        f"steps at rate {rate:g} would have led it is {ledger[t, block]:.12g}: there is decay, "
+        "momentum, a projection, another rule or rate, a step left out, or the loss is not "
+        "scale-invariant (the epsilon of a normalisation?)",
+    )
+
+
+def _of_batches(trace: Trace, ledger: np.ndarray, rate: float) -> Certificate:
+    """b_T^2 >= b_0^2 + 2 sum n holds for any gradients."""
+    squares = np.sum(trace.spherical_gradient**2)
+    growth = np.sum((ledger[-1] - ledger[0]) * (ledger[-1] + ledger[0])) / rate**2 / 2
+    reason = (
+        "the losses are of different batches, of which the theorem does not speak: the total is of "
+        "squared batch gradients on the spheres, and bounded by the growth of norm2"
+    )
+    steps = len(trace.rest_gradient)
+    return Certificate("estimate", (reason,), steps, total=Claim(float(squares), float(growth)))
+
+
+def _certified(
+    trace: Trace,
+    ledger: np.ndarray,
+    rate: float,
+    rate_rest: float | None,
+    safety: float,
+    allowance: float,
+) -> Certificate:
+    """The GD bound for what the steps cost."""
+    D, rest = trace.spherical_gradient, trace.rest_gradient
+    weight = 0.0 if rate_rest is None else safety * rate_rest / 2
+    angle = np.arctan2(rate * D, ledger[:-1])
+    turned = np.sum(angle**2, axis=1)
+    earned = np.sum(angle * D, axis=1) + weight * rest**2
+    costs, rounding = _costs(trace.loss, earned)
+    height = trace.loss[0] - np.min(trace.loss)
+    C = _curvature(costs, turned, allowance * height)
+    surplus = rounding + float(np.sum(np.maximum(costs - C * turned, 0)))
+    bound = _bound(trace, C, height + surplus, rate, rate_rest, safety)
+    total, descent = float(np.sum(D**2) + np.sum(rest**2)), float(np.sum(earned))
+    factor = max(np.max(ledger[-1]) / rate, 1 / weight if weight else 0)
+    return Certificate(
+        label="valid",
+        reasons=(),
+        steps=len(rest),
+        total=Claim(total, float(bound.total)),
+        descent=Claim(descent, float(bound.descent)),
+        norm2=Claim(trace.norm2[-1], np.asarray(bound.norm2)),
+        curvature=C,
+        surplus=surplus,
+        realised=_curvature(costs, turned, 0.0),
+        slack=float((factor * descent - total) / total) if total else 0.0,
+    )
+
+
+def _costs(loss: np.ndarray, earned: np.ndarray) -> tuple[np.ndarray, float]:
+    """What each step lacks of what it earned, beyond rounding; and the sum of all rounding.
+
+    Else, where nothing turns any more, the last digits of the losses would look like cost.
+    """
+    rounding = 8 * np.finfo(float).eps * (np.abs(loss[1:]) + np.abs(loss[:-1]) + earned)
+    return np.maximum(np.diff(loss) + earned - rounding, 0), float(np.sum(rounding))
+
+
+def _curvature(costs: np.ndarray, turned: np.ndarray, allowed: float) -> float:
+    """The least C >= 0 at which the sum of (cost - C theta^2)^+ is no more than allowed.
+
+    Of the steps that turn anything; a sum of positive parts is the largest of all partial sums, and
+    that is one over the dearest steps.
+    """
+    turns = turned > np.finfo(float).tiny ** 0.5
+    costs, turned = costs[turns], turned[turns]
+    dearest = np.argsort(-costs / turned)
+    needed = (np.cumsum(costs[dearest]) - allowed) / np.cumsum(turned[dearest])
+    return float(np.max(needed, initial=0))
+
+
+def _bound(
+    trace: Trace, C: float, height: float, rate: float, rate_rest: float | None, safety: float
+) -> gd.Bound:
+    """The GD bound for a loss with constants that make C the cost of turning any block."""
+    B = np.max(trace.spherical_gradient, axis=0)
+    with jax.enable_x64(True):
+        constants = Constants(
+            tangent=jnp.asarray(2 * C * np.eye(len(B))),
+            ambient=jnp.full((len(B),) * 2, jnp.inf),
+            gradient=jnp.asarray(B),
+            mixed=jnp.zeros(len(B)),
+            rest=jnp.asarray(0.0 if rate_rest is None else 2 * (1 - safety) / rate_rest),
+            lowest=jnp.zeros(()),
+        )
+        norm2 = jnp.asarray(trace.norm2[0])
+        return gd.geodesic(constants, loss=height, norm2=norm2, rate=rate, rate_rest=rate_rest)
+
+
+def _table(found: Certificate) -> Iterator[str]:
+    yield f"{found.label} ({found.steps} steps)"
+    yield from (f"  {reason}" for reason in found.reasons)
+    rows = {"sum of squared gradients": found.total, "descent": found.descent}
+    blocks = zip(*map(np.atleast_1d, found.norm2), strict=True)
+    rows |= {f"norm2 at the end, block {i}": Claim(*sides) for i, sides in enumerate(blocks)}
+    known = {name: claim for name, claim in rows.items() if np.isfinite(claim.measured)}
+    if known:
+        yield f"  {'':<30} {'measured':>10} {'certified':>10}"
+    for name, (measured, certified) in known.items():
+        yield f"  {name:<30} {measured:>10.4g} {certified:>10.4g}"
+    if np.isfinite(found.curvature):
+        yield (
+            f"  turning by angles costs at most {found.curvature:.4g} angle^2 in a step, and "
+            f"{found.surplus:.2g} besides in all"
+        )
