@@ -227,23 +227,24 @@ def totals(run: Run, times: Sequence[int], *, sums: Sequence[str], least: Sequen
       A run whose records are those of the last step taken, with sums, least values and `time`.
 
     Raises:
-      ValueError: the run does not record every step, has no such record, or the times do not
-        ascend from 1 or more.
+      ValueError: the run does not record every step, or the times do not ascend from 1 or more;
+        (when it starts) it has no such record.
     """
-    shapes = jax.eval_shape(lambda: run.advance(run.init(_point()))[1])
-    unknown = {*sums, *least} - set(shapes)
-    if run.stride != 1 or unknown:
-        fault = f"no record '{min(unknown)}'" if unknown else f"a stride of {run.stride}"
-        raise ValueError(f"totals are over the records of every step; the run has {fault}")
+    if run.stride != 1:
+        raise ValueError(f"totals need a run that records every step, not one in {run.stride}")
     if not times or times[0] < 1 or any(a >= b for a, b in itertools.pairwise(times)):
         raise ValueError(f"the times of records must ascend from 1 or more, got {tuple(times)}")
     edges = jnp.asarray([0, *times], jnp.int32)
 
     def start(point: Mapping[str, Array]) -> Totals:
+        state = run.init(point)
+        shapes = jax.eval_shape(run.advance, state)[1]
+        if unknown := {*sums, *least} - set(shapes):
+            raise ValueError(f"the run has no record '{min(unknown)}' to take totals of")
         blank = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
         nothing = {name: blank[name] for name in sums}
         highest = {name: jnp.full_like(blank[name], jnp.inf) for name in least}
-        return Totals(run.init(point), blank, nothing, highest, jnp.zeros((), jnp.int32))
+        return Totals(state, blank, nothing, highest, jnp.zeros((), jnp.int32))
 
     def step(_: Array, now: Totals) -> Totals:
         state, record = run.advance(now.state)

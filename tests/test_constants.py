@@ -379,6 +379,18 @@ def test_minibatches_are_averaged():
     assert noise.gradient[0] == max(one.gradient[0] for one in each)
 
 
+@pytest.mark.usefixtures("float64")
+def test_minibatches_that_agree_attain_the_lowest_and_one_alone_the_reach():
+    """Features u of 1 and 3 in one direction: their mean is 2, but SGD can bring gamma to 3."""
+    cross = np.outer([1.0, 3.0], LOWER)
+    of = losses.Moments(np.stack([np.eye(2)] * 2), cross, np.array([8.0, 12]), np.array([0.0, 2]))
+    problem = losses.noisy_bn_least_squares(of, start={"w": LOWER, "gamma": 2.0, "bias": 1.0})
+    params, data = problem.init(jax.random.key(0))
+    known = problem.constants(params, data, jnp.asarray(0.2))
+    np.testing.assert_allclose(problem.mean(params, data), known.lowest, rtol=1e-12)
+    np.testing.assert_allclose(known.gradient / known.mixed, 3, rtol=1e-12)
+
+
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_singular_matrix_has_infinite_constants(wide, seed):

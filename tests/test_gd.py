@@ -23,6 +23,12 @@ def unit(**changes):
 
 UNIT = {"loss": 0.5, "norm2": np.ones(1)}
 
+
+@jax.jit
+def by_arcs(constants, norm2, loss, rate):
+    return gd.geodesic(constants, loss=loss, norm2=norm2, rate=rate)
+
+
 # ---- numbers
 
 
@@ -37,7 +43,7 @@ UNIT = {"loss": 0.5, "norm2": np.ones(1)}
     ],
 )
 def test_by_arcs_of_one_block(rate, excess, inverse_rate, descent, total):
-    found = gd.geodesic(unit(), **UNIT, rate=rate)
+    found = by_arcs(unit(), UNIT["norm2"], 0.5, rate)
     np.testing.assert_allclose(gd.excess(np.ones(1), np.ones(1) / rate), [excess], rtol=5e-8)
     np.testing.assert_allclose(found.inverse_rate, [inverse_rate], rtol=5e-8)
     np.testing.assert_allclose(found.norm2, [rate * inverse_rate], rtol=5e-8)
@@ -90,6 +96,24 @@ def test_roots():
     assert float(gd.solve_z(1e300)) == pytest.approx(1e300)
 
 
+@pytest.mark.usefixtures("float64")
+def test_cost_by_hand():
+    constants = descents.constants([[2.0, 0.5], [0.5, 4.0]], np.ones(2), mixed=[1.0, 2.0], rest=1.0)
+    assert gd.safety(constants, 0.5) == 0.75
+    np.testing.assert_allclose(gd.cost(constants, 0.5), [1.25 + 1, 2.25 + 2], rtol=1e-15)
+    alone = constants._replace(mixed=0 * constants.mixed, rest=0 * constants.rest)
+    np.testing.assert_allclose(gd.cost(alone), [1.25, 2.25], rtol=1e-15)
+
+
+@pytest.mark.usefixtures("float64")
+def test_where_the_rest_is_slowest():
+    constants, start = descents.instances()["test-vector"].constants, {"norm2": np.ones(1)}
+    found = gd.geodesic(constants, loss=2.75, **start, rate=1.0, rate_rest=1e-4)
+    share = 2 / ((1 - 1e-4) * 1e-4)  # of a squared gradient in the rest, of its descent
+    assert share > found.inverse_rate[0]
+    np.testing.assert_allclose(found.total, share * found.descent, rtol=1e-12)
+
+
 # ---- many blocks
 
 
@@ -130,7 +154,8 @@ def test_water_filling_is_that_of_bisection(blocks, height):
     C, b, B = (jnp.zeros(8).at[: len(x)].set(jnp.array(x)) for x in blocks)  # compiled once
     m = len(blocks[0])
     b = b.at[m:].set(1.0)  # the other blocks cost nothing and cannot move
-    found = several(jnp.diag(2 * C), B, b, height)
+    constants = descents.constants(0.0, np.ones(8))._replace(tangent=jnp.diag(2 * C), gradient=B)
+    found = by_arcs(constants, b, height, 1.0)
     C, b, B = (np.array(x[:m]) for x in (C, b, B))
     budget = height + np.sum(gd.excess(B, b))
     growth, turning = by_bisection(budget, C, b)
@@ -138,18 +163,12 @@ def test_water_filling_is_that_of_bisection(blocks, height):
     np.testing.assert_allclose(found.inverse_rate[:m], b + growth, rtol=1e-9)
 
 
-@jax.jit
-def several(tangent, B, b, height):
-    constants = descents.constants(0.0, np.ones(8))._replace(tangent=tangent, gradient=B)
-    return gd.geodesic(constants, loss=height, norm2=b, rate=1.0)
-
-
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("rate", [1e-3, 1.0, 1e3])
 def test_copies_descend_as_often_as_one(rate):
-    one = gd.geodesic(unit(), **UNIT, rate=rate)
+    one = by_arcs(unit(), UNIT["norm2"], 0.5, rate)
     many = descents.constants(2 * np.eye(7), np.ones(7))
-    found = gd.geodesic(many, loss=3.5, norm2=np.ones(7), rate=rate)
+    found = by_arcs(many, np.ones(7), 3.5, rate)
     np.testing.assert_allclose(found.descent, 7 * one.descent, rtol=1e-12)
     assert np.all(found.inverse_rate >= one.inverse_rate)  # one may take what the others spare
     assert found.total >= one.total
@@ -220,7 +239,7 @@ def of_dearest(name, change=lambda constants: constants):
     """The bound of such a run, and the run."""
     b, gradients, small = DEAREST[name]
     constants = unit(gradient=jnp.full(1, max([*gradients, small])))
-    return gd.geodesic(change(constants), **UNIT, rate=1 / b), *dearest(*DEAREST[name])
+    return by_arcs(change(constants), UNIT["norm2"], 0.5, 1 / b), *dearest(*DEAREST[name])
 
 
 @pytest.mark.usefixtures("float64")
@@ -311,7 +330,7 @@ def test_gradient_descent_stays_below(name, which):
 def test_slow_gradient_descent_attains_it():
     instance = descents.rayleigh([0.0, 1.0], [np.sqrt(0.5), np.sqrt(0.5)])
     record = descents.descend(instance, 1e-3, 15_000)
-    found = gd.geodesic(instance.constants, **UNIT, rate=1e-3)
+    found = by_arcs(instance.constants, UNIT["norm2"], 0.5, 1e-3)
     assert 1 <= found.total / np.sum(record.squared_gradient) < 1.002
     assert 1 <= found.norm2[0] / record.norm2[-1, 0] < 1.000002
 
@@ -404,9 +423,9 @@ def test_in_float32(name):
 @pytest.mark.usefixtures("float64")
 def test_what_costs_nothing():
     still = descents.constants(0.0, 0.0)
-    found = gd.geodesic(still, loss=0.0, norm2=np.ones(1), rate=1.0)
+    found = by_arcs(still, np.ones(1), 0.0, 1.0)
     np.testing.assert_allclose((found.inverse_rate[0], found.total), (1, 0), atol=1e-20)
-    found = gd.geodesic(descents.constants(0.0, 1.0), **UNIT, rate=1.0)
+    found = by_arcs(descents.constants(0.0, 1.0), np.ones(1), 0.5, 1.0)
     np.testing.assert_allclose(found.inverse_rate, [2.0], rtol=1e-15)  # b + A, A = 1/2 + E
 
 
@@ -433,8 +452,9 @@ def test_infinite_constants_bound_nothing(what):
 
 def test_a_second_block_without_mixed_derivative_is_infinite_with_the_first():
     constants = descents.constants(0.0, np.ones(2), mixed=[np.inf, 0.0], rest=1.0)
-    found = gd.geodesic(constants, loss=1.0, norm2=jnp.ones(2), rate=1.0, rate_rest=0.5)
-    assert np.all(np.isinf(found.inverse_rate))
+    np.testing.assert_array_equal(np.isinf(gd.cost(constants, 0.5)), [True, False])
+    for found in in_program(constants, 1.0, np.ones(2, np.float32), 1.0, 0.5):
+        assert np.all(np.isinf(found.inverse_rate))
 
 
 BAD = {
@@ -495,7 +515,7 @@ def test_refuses_shapes_and_numbers():
     with pytest.raises(ValueError, match="one entry per block, 1 by the constants, got shape"):
         gd.bound(unit(), loss=0.5, norm2=jnp.ones(2), rate=1.0)
     with pytest.raises(ValueError, match="steps must lie in"):
-        gd.least(gd.bound(unit(), **UNIT, rate=1.0), 0)
+        gd.least(gd.Bound(*jnp.ones(5)), 0)
     with pytest.raises(ValueError, match=r"s must lie in .1, inf., got 0.5"):
         gd.solve_z(0.5)
     with pytest.raises(ValueError, match="must have 4 records for 3 squared gradients"):

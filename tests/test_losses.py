@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -357,6 +358,56 @@ def test_a_seed_draws_an_instance_and_a_start():
     np.testing.assert_array_equal(params["w"], 1)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("batches", [(), (PARTS,)], ids=["one", "minibatches"])
+def test_a_diagonal_covariance_may_be_given_as_its_diagonal(batches):
+    make = losses.noisy_bn_least_squares if batches else losses.bn_least_squares
+    S, b = jnp.exp(normal(*batches, 3)(jax.random.key(1))), normal(*batches, 3)(jax.random.key(2))
+    square, key = 20 * jnp.ones(batches), jax.random.key(0)
+    full = S[..., None] * jnp.eye(3).reshape([1] * len(batches) + [3, 3])
+    problems = [make(losses.Moments(covariance, b, square)) for covariance in (S, full)]
+    short, long = (facts_of(problem, *problem.init(key), key) for problem in problems)
+    chex.assert_trees_all_close(short, long, rtol=1e-12)
+
+
+def facts_of(problem, params, data, key):
+    batch = problem.batch(key, jnp.int32(3))
+    return {
+        "loss": problem.loss(params, data, batch)[0],
+        "gradient": problem.gradient(params, data),
+        "constants": problem.constants(params, data, RATE_REST),
+        "noise": problem.noise and problem.noise(params, data, RATE_REST),
+        "minimizer": problem.minimizer and problem.minimizer(data),
+    }
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["noisy_rayleigh", "noisy_bn_least_squares", "coupled_blocks"])
+def test_replicas_are_trained_apart(name):
+    problem, key = LOSSES[name](), jax.random.key(7)
+    many = losses.replicas(problem, 3)
+    params, data = many.init(key)
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1], params), problem.init(key)[0])
+    params = nearby(key, params)
+    batches = many.batch(key, jnp.int32(0))
+    grads = jax.grad(lambda p: many.loss(p, data, batches)[0])(params)
+    for i in range(3):
+        one, batch = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (params, batches))
+        alone = jax.grad(lambda p, batch=batch: problem.loss(p, data, batch)[0])(one)
+        of_many = jax.tree.map(lambda x, i=i: x[i], grads)
+        chex.assert_trees_all_close(of_many, alone, rtol=1e-12)
+        closed = jax.tree.map(lambda x, i=i: x[i], many.gradient(params, data))
+        chex.assert_trees_all_close(closed, problem.gradient(one, data), rtol=1e-12)
+    assert gr.norm2(many.groups, params).shape == (3 * len(problem.groups),)
+
+
+def test_replicas_have_batches_of_their_own():
+    many = losses.replicas(LOSSES["noisy_rayleigh"](), 40)
+    first, second = (many.batch(jax.random.key(0), jnp.int32(step)) for step in range(2))
+    assert set(np.unique(first)) == set(range(PARTS))
+    assert np.any(first != second)
+
+
 S2, B2 = np.eye(2), np.ones(2)
 REFUSED = [
     (lambda: losses.rayleigh([1.0]), r"spectrum must be .* of rank 1 .* got shape \(1,\)"),
@@ -390,6 +441,8 @@ REFUSED = [
     (lambda: losses.bn_network(S2, np.arange(2), (3, 0)), r"widths .* at least 1; got \(3, 0\)"),
     (lambda: losses.bn_network(S2, np.arange(2), ()), r"widths .* got \(\)"),
     (lambda: losses.bn_network(S2, np.arange(2), (3, 1)), r"labels must lie in \[0, 1\), got 1"),
+    (lambda: losses.replicas(losses.rayleigh(B2), 0), "at least 1 replica, got 0"),
+    (lambda: losses.replicas(network(), 2), "must have no unit axis"),
     (lambda: losses.chain(0), "at least 1 coordinate, got length 0"),
     (lambda: losses.chain(3, -1.0), r"radius must lie in \(0, inf\), got -1"),
 ]

@@ -72,13 +72,19 @@ def test_a_smaller_curvature_certifies_less_but_does_not_last(name):
     assert found[0].surplus < 1e-10
 
 
-def test_longer_runs_stay_below_what_is_certified():
-    short, long = trace_of("quotient-20", 1.0, steps=60), trace_of("quotient-20", 1.0, steps=2000)
-    early = certified(short, "quotient-20", allowance=0.0)
-    late = certified(long, "quotient-20", allowance=0.0)
-    if early.realised == late.realised:
-        assert late.total.measured <= early.total.certified
-    assert late.norm2.measured[0] <= early.norm2.certified[0]
+@pytest.mark.parametrize("name", ["quotient-20", "pair"])
+def test_longer_runs_stay_below_what_is_certified(name):
+    """While no step costs more, the loss falls no lower, and no gradient is larger."""
+    short, long = (trace_of(name, 1.0, steps=steps) for steps in (60, 2000))
+    early, late = (certified(trace, name, allowance=0.0) for trace in (short, long))
+    assert early.realised == late.realised
+    assert np.all(short.spherical_gradient.max(0) == long.spherical_gradient.max(0))
+    floor = short.loss.copy()
+    floor[-1] = long.loss.min()  # a last step that goes all the way down costs nothing
+    early = certified(short._replace(loss=floor), name, allowance=0.0)
+    assert late.total.measured <= early.total.certified
+    assert np.all(late.norm2.measured <= early.norm2.certified)
+    np.testing.assert_allclose(late.total.certified, early.total.certified, rtol=1e-6)
 
 
 # ---- the ledger against rules that are not plain gradient descent
@@ -260,6 +266,9 @@ def test_a_rest_that_follows_another_rule():
         assert certificate.label == "valid"
         assert all(map(holds, (certificate.total, certificate.descent)))
         assert certificate.slack >= -1e-12
+    slow = certified(trace, "least-squares", rate_rest=1e-4)  # so that the rest decides
+    total = slow.descent.certified * 2 / (0.5 * 1e-4)
+    np.testing.assert_allclose(slow.total.certified, total, rtol=1e-12)
 
 
 def test_blocks_that_never_move():
@@ -332,7 +341,8 @@ def test_numbers_out_of_range(case):
 
 
 def test_a_loss_that_is_not_smooth_is_labelled():
-    smooth, kinked = (certified(trace_of("pair", RATE), "pair", RATE, smooth=s) for s in (True, False))
+    trace = trace_of("pair", RATE)
+    smooth, kinked = (certified(trace, "pair", RATE, smooth=is_so) for is_so in (True, False))
     assert (smooth.label, kinked.label) == ("valid", "estimate")
     assert "not twice continuously differentiable" in kinked.reasons[0]
     assert kinked.total == smooth.total

@@ -122,7 +122,7 @@ def test_what_is_not_a_number_stays_in_the_least():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"stride": 2}, "a stride of 2"),
+        ({"stride": 2}, "not one in 2"),
         ({"sums": ["lost"]}, "no record 'lost'"),
         ({"times": ()}, "must ascend from 1"),
         ({"times": (0, 1)}, "must ascend from 1"),
@@ -131,7 +131,7 @@ def test_what_is_not_a_number_stays_in_the_least():
 )
 def test_totals_of_nothing(bad, message):
     with pytest.raises(ValueError, match=message):
-        small_totals(**bad)
+        small_totals(**bad).init(point())
 
 
 @pytest.mark.parametrize(

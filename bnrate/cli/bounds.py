@@ -23,8 +23,9 @@ def _tightness(ds: "xr.Dataset", what: str, claims: str) -> Iterator[str]:
     """Least and median over the instances, for each problem and rate."""
     ratio, rates = ds["tightness"], ds["rate_invariant"].values
     others = [dim for dim in ratio.dims if dim not in ("problem", "rate_invariant")]
-    yield f"{ds.attrs['experiment']}, {int(ds['time'][-1])} steps: bound / measured of {what}, least and"
-    yield f"median over {np.prod([ds.sizes[dim] for dim in others])} instances"
+    instances = np.prod([ds.sizes[dim] for dim in others])
+    yield f"{ds.attrs['experiment']}, {int(ds['time'][-1])} steps: bound / measured of {what},"
+    yield f"least and median over {instances} instances"
     yield ""
     yield f"  {'rate':25}" + "".join(f"{rate:>10.3g}" for rate in rates)
     for problem in ds["problem"].values:
@@ -48,8 +49,8 @@ def _short(ratio: float) -> str:
 def certificate(ds: "xr.Dataset") -> Iterator[str]:
     """What each run is certified, next to what was measured."""
     steps = ds.sizes["step"] - 1
-    yield f"certificate, {steps} steps of gradient descent: sum of squared gradients and largest norm2,"
-    yield "measured and certified; C is the curvature that the certificate rests on"
+    yield f"certificate, {steps} steps of gradient descent: sum of squared gradients and largest"
+    yield "norm2, measured and certified; C is the curvature that the certificate rests on"
     yield ""
     yield (
         f"  {'rate':>8}  {'loss':>9}  {'C':>9}  {'sum':>9}  {'certified':>9}  {'norm2':>9}  "
@@ -73,11 +74,8 @@ def psgd_fails(ds: "xr.Dataset") -> Iterator[str]:
     """The orbit, how many starts end on it, and what is left of the gradient with noise."""
     steps, starts = int(ds["time"][-1]), ds.sizes["seed"]
     last = np.sqrt(ds["gradient2"].isel(step=-1))
-    yield (
-        f"psgd-fails, {starts} starts, after {steps} steps: norm of the gradient, of the start on the "
-        "orbit (or the"
-    )
-    yield "largest) and how many starts end within 1e-8 of it"
+    yield f"psgd-fails, {starts} starts, after {steps} steps: the norm of the gradient from the"
+    yield "start on the orbit (the largest if there is none), and how many end within 1e-8 of it"
     yield ""
     yield f"  {'rate':>8}  {'orbit':>12}  {'projected GD':>12}  {'there':>6}  {'GD, largest':>11}"
     for rate in ds["rate"].values:
@@ -100,22 +98,21 @@ def psgd_fails(ds: "xr.Dataset") -> Iterator[str]:
 
 def lower_bound(ds: "xr.Dataset") -> Iterator[str]:
     """Steps that each chain needs at each rate, and at the best."""
-    needed = ds["needed"].isel(seed=0)
-    yield "lower-bound: steps until the spherical gradient is below half of the radius (-: not in time)"
+    yield "lower-bound: steps until the spherical gradient is below half of the radius"
+    yield "(-: not in time)"
     yield ""
     rates = "".join(f"{rate:>8.0e}" for rate in ds["rate"].values)
     yield f"  {'length':>7}  {'best':>5}  rate{rates}"
-    for problem in ds["problem"].values:
-        row = needed.sel(problem=problem)
-        cells = "".join(f"{'-' if np.isnan(n) else f'{n:.0f}':>8}" for n in row.values)
-        yield f"  {ds['length'].sel(problem=problem).item():>7}  {row.min().item():>5.0f}      {cells}"
+    for length, row in zip(ds["length"].values, ds["needed"].isel(seed=0).values, strict=True):
+        cells = "".join(f"{'-' if np.isnan(n) else f'{n:.0f}':>8}" for n in row)
+        yield f"  {length:>7}  {np.nanmin(row):>5.0f}      {cells}"
 
 
 def gdnp(ds: "xr.Dataset") -> Iterator[str]:
     """The contraction of GDNP, and how far gradient descent comes."""
     steps, seeds = ds.sizes["step"] - 1, ds.sizes["seed"]
-    yield f"gdnp, {seeds} instances: by which factor the distance from the minimum shrinks per step, and"
-    yield f"what is left of it after {steps} steps (median; of gradient descent at its best rate)"
+    yield f"gdnp, {seeds} instances: the factor by which the distance from the minimum shrinks,"
+    yield f"and what is left of it after {steps} steps (median; of GD at its best rate)"
     yield ""
     yield (
         f"  {'condition':>9}  {'proved':>8}  {'measured, worst':>15}  {'GDNP, left':>10}  "
@@ -124,10 +121,10 @@ def gdnp(ds: "xr.Dataset") -> Iterator[str]:
     for problem in ds["problem"].values:
         one = ds.sel(problem=problem)
         left = one["above"].isel(step=-1).median("seed")
-        plain = left.sel(rule="gd")
+        plain, ours = left.sel(rule="gd"), left.sel(rule="gdnp").isel(rate=0).item()
+        worst = one["worst"].sel(rule="gdnp").max().item()
         best = plain["rate"].values[int(plain.argmin("rate"))]
         yield (
-            f"  {one['kappa'].item():>9.4g}  {one['contraction'].item():>8.4f}  "
-            f"{one['worst'].sel(rule='gdnp').max().item():>15.4f}  "
-            f"{left.sel(rule='gdnp').isel(rate=0).item():>10.2g}  {plain.min().item():>9.2g}  {best:>8.3g}"
+            f"  {one['kappa'].item():>9.4g}  {one['contraction'].item():>8.4f}  {worst:>15.4f}  "
+            f"{ours:>10.2g}  {plain.min().item():>9.2g}  {best:>8.3g}"
         )

@@ -6,17 +6,22 @@ Each takes a `Config` and the options of `sweep.run` that say where and how: `ou
 - `paper`: the three figures of Arora, Li & Lyu (ICLR 2019).
 - `comparison`: all rules on one problem.
 - `decay`: weight decay, against what theory says of it.
+- `descent`: the bounds of gradient descent and of SGD, on the losses drawn by `instances`.
+- `projection`, `chain`, `least_squares`: where a theorem is attained, and what happens without it.
+- `certifying`: a bound for a network, from its trace.
+- `known`: what these share.
 
 >>> list(EXPERIMENTS)
-['separate-rates', 'unified-rate', 'generalization', 'rules', 'equilibrium']
+['separate-rates', 'unified-rate', 'generalization', 'rules', 'equilibrium', 'gd-rate', 'sgd-rate',
+'psgd-fails', 'lower-bound', 'gdnp', 'certificate']
 """
 
-from bnrate.experiments.certificate import certificate, certified
+from bnrate.experiments.certifying import certificate, certified
 from bnrate.experiments.chain import against_floor, lower_bound
 from bnrate.experiments.comparison import RULES, Rule, rules
 from bnrate.experiments.decay import DECAYING, Decaying, against_theory, equilibrium
 from bnrate.experiments.descent import against_gd, against_sgd, gd_rate, sgd_rate
-from bnrate.experiments.gdnp import against_contraction, gdnp
+from bnrate.experiments.least_squares import against_contraction, gdnp
 from bnrate.experiments.paper import (
     SETTINGS,
     Setting,
@@ -34,7 +39,7 @@ from bnrate.experiments.problems import (
     initial,
     network,
 )
-from bnrate.experiments.projection import WAYS, against_orbit, psgd_fails
+from bnrate.experiments.projection import against_orbit, psgd_fails
 
 EXPERIMENTS = {
     "separate-rates": separate_rates,
@@ -81,16 +86,29 @@ __all__ = [
     "Extent",
     "Rule",
     "Setting",
+    "against_contraction",
+    "against_floor",
+    "against_gd",
+    "against_orbit",
+    "against_sgd",
     "against_theory",
+    "certificate",
+    "certified",
+    "completed",
     "cross_entropy",
     "equilibrium",
     "extent",
     "find_groups",
+    "gd_rate",
+    "gdnp",
     "generalization",
     "initial",
+    "lower_bound",
     "network",
+    "psgd_fails",
     "rules",
     "separate_rates",
     "setting_run",
+    "sgd_rate",
     "unified_rate",
 ]

@@ -5,13 +5,14 @@ first record or at the last; `violations` counts the records, and must be 0.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from bnrate import groups as gr
 from bnrate import losses, train, transforms
@@ -26,7 +27,7 @@ _RATES = tuple(10.0**power for power in range(-3, 4))
 _GD_EXTENT = Extent(_RATES, seeds=36, steps=100_000)
 _SGD_EXTENT = Extent(_RATES, seeds=12, steps=10_000)
 _RESTS = 0.25, 0.5  # rates of the rest, where there is one, by turns
-_ALPHAS = {"0": 0.0, "0.25": 0.25, "0.5": 0.5}
+_ALPHAS = 0.0, 0.25, 0.5
 _REPLICAS = 32
 _CLAIMS = {
     "gradient2_sum": "bound_sum",
@@ -37,7 +38,7 @@ _ROUNDING = 1e-9  # of sums over many steps, where a bound is attained
 
 
 def gd_rate(config: Config, **options: Any) -> "xr.Dataset":
-    """The GD bound over what is measured, at rates from 0.001 to 1000, on losses of known constants."""
+    """The GD bound against measured gradients, at any rate, on losses of known constants."""
     asked = _asked("gd-rate", config, _GD_EXTENT)
     times = known.times(asked.steps)
 
@@ -68,12 +69,10 @@ def against_gd(ds: "xr.Dataset") -> "xr.Dataset":
 
 
 def _gd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
-    import xarray as xr  # noqa: PLC0415
-
     one = instances.GD[problem].build()
     run, times = _gd_run(one), jnp.asarray(ds["time"].values, float)
 
-    def at(rate: Array, seed: Array, rest: Array) -> tuple[Array, Array, Array]:
+    def at(rate: Array, seed: Array, rest: Array) -> dict[str, Array]:
         state = run.init({"rate_invariant": rate, "rate_rest": rest, "seed": seed})
         bound = gd.bound(
             one.constants(state.params, state.extra, rest),
@@ -82,22 +81,18 @@ def _gd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
             rate=rate,
             rate_rest=rest if gr.rest(one.groups, state.params) else None,
         )
-        return bound.total, gd.least(bound, times), bound.norm2
+        least = gd.least(bound, times)
+        return {"bound_sum": bound.total, "bound_least": least, "bound_norm2": bound.norm2}
 
-    over = jax.jit(jax.vmap(jax.vmap(at, (None, 0, 0)), (0, None, None)))
-    total, least, norm2 = over(
-        *(ds[name].values for name in ("rate_invariant", "seed", "rate_rest"))
-    )
+    over = jax.vmap(jax.vmap(at, (None, 0, 0)), (0, None, None))
+    arrays = jax.jit(over)(*(ds[name].values for name in ("rate_invariant", "seed", "rate_rest")))
     dims = "rate_invariant", "instance"
-    names = list(one.groups.paths)
-    return xr.Dataset(
-        {
-            "bound_sum": (dims, np.asarray(total)),
-            "bound_least": ((*dims, "step"), np.asarray(least)),
-            "bound_norm2": ((*dims, "group"), np.asarray(norm2)),
-        },
-        coords={"group": names},
-    ).reindex(group=ds["group"])
+    more = {"bound_sum": (), "bound_least": ("step",), "bound_norm2": ("group",)}
+    return (
+        _dataset(arrays, {name: (*dims, *last) for name, last in more.items()})
+        .assign_coords(group=list(one.groups.paths))
+        .reindex(group=ds["group"])
+    )
 
 
 def _with_violations(ds: "xr.Dataset", parts: "list[xr.Dataset]") -> "xr.Dataset":
@@ -138,15 +133,15 @@ def _axes(asked: Extent) -> dict[str, Any]:
 
 
 def sgd_rate(config: Config, **options: Any) -> "xr.Dataset":
-    """The SGD bound over what is measured, at rates from 0.001 to 1000 that stay or fall."""
+    """The SGD bound against measured gradients, at any rate, constant or falling."""
     asked = _asked("sgd-rate", config, _SGD_EXTENT)
     times = known.times(asked.steps)
 
-    def make(problem: str, alpha: str) -> train.Run:
-        run = _sgd_run(instances.SGD[problem].build(), _ALPHAS[alpha])
+    def make(problem: str) -> train.Run:
+        run = _sgd_run(instances.SGD[problem].build())
         return train.totals(run, times, sums=("gradient2",), least=("gradient2",))
 
-    axes = {"problem": tuple(instances.SGD), "alpha": tuple(_ALPHAS), **_axes(asked)}
+    axes = {"problem": tuple(instances.SGD), "alpha": _ALPHAS, **_axes(asked)}
     labels = {"title": ("problem", [family.title for family in instances.SGD.values()])}
     ds = known.swept("sgd-rate", config, asked, make, axes, len(times), options, labels)
     return against_sgd(ds)
@@ -161,27 +156,19 @@ def against_sgd(ds: "xr.Dataset") -> "xr.Dataset":
     Args:
       ds: what `sgd_rate` recorded; `gradient2` is the mean over the replicas.
     """
-    import xarray as xr  # noqa: PLC0415
-
     ds = known.timed(ds)
     with jax.enable_x64(True):
-        parts = [
-            xr.concat(
-                [_sgd_bounds(ds, str(p), str(alpha)) for alpha in ds["alpha"].values], ds["alpha"]
-            )
-            for p in ds["problem"].values
-        ]
+        parts = [_sgd_bounds(ds, str(problem)) for problem in ds["problem"].values]
     return _with_violations(ds, parts)
 
 
-def _sgd_bounds(ds: "xr.Dataset", problem: str, alpha: str) -> "xr.Dataset":
-    import xarray as xr  # noqa: PLC0415
-
+def _sgd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
     one = instances.SGD[problem].build()
-    run, times = _sgd_run(one, _ALPHAS[alpha]), ds["time"].values.astype(int)
+    run, times = _sgd_run(one), ds["time"].values.astype(int)
 
-    def at(rate: Array, seed: Array, rest: Array) -> tuple[Array, Array]:
-        state = run.init({"rate_invariant": rate, "rate_rest": rest, "seed": seed})
+    def at(alpha: Array, rate: Array, seed: Array, rest: Array) -> dict[str, Array]:
+        point = {"alpha": alpha, "rate_invariant": rate, "rate_rest": rest, "seed": seed}
+        state = run.init(point)
         params = jax.tree.map(lambda leaf: leaf[0], state.params)
         bound = sgd.bound(
             one.constants(params, state.extra, rest),
@@ -189,33 +176,58 @@ def _sgd_bounds(ds: "xr.Dataset", problem: str, alpha: str) -> "xr.Dataset":
             loss=one.mean(params, state.extra),
             norm2=gr.norm2(one.groups, params),
             rate=rate,
-            alpha=_ALPHAS[alpha],
+            alpha=alpha,
             rate_rest=rest if gr.rest(one.groups, params) else None,
             steps=int(times[-1]),
         )
-        return bound.least[times - 1], bound.envelope[times - 1, 0]
+        # The record after T steps is that of the last of them, before it was taken.
+        return {"bound_least": bound.least[times - 1], "bound_norm2": bound.envelope[times - 1, 0]}
 
-    over = jax.jit(jax.vmap(jax.vmap(at, (None, 0, 0)), (0, None, None)))
-    least, norm2 = over(*(ds[name].values for name in ("rate_invariant", "seed", "rate_rest")))
-    dims = "rate_invariant", "instance", "step"
-    return xr.Dataset(
-        {"bound_least": (dims, np.asarray(least)), "bound_norm2": (dims, np.asarray(norm2))}
-    )
+    over = jax.vmap(jax.vmap(at, (None, None, 0, 0)), (None, 0, None, None))
+    names = "alpha", "rate_invariant", "seed", "rate_rest"
+    arrays = jax.jit(jax.vmap(over, (0, None, None, None)))(*(ds[name].values for name in names))
+    dims = "alpha", "rate_invariant", "instance", "step"
+    return _dataset(arrays, dict.fromkeys(arrays, dims))
 
 
-def _sgd_run(problem: losses.Problem, alpha: float) -> train.Run:
+class _Falling(NamedTuple):
+    """The rates of a run, of which that of the units falls as (t + 1)^-alpha."""
+
+    invariant: Float[Array, ""]
+    rest: Float[Array, ""]
+    alpha: Float[Array, ""]
+
+
+def _sgd_run(problem: losses.Problem) -> train.Run:
     many = losses.replicas(problem, _REPLICAS)
 
-    def rule(rates: train.Rates) -> optax.GradientTransformation:
-        units, rest = _falling(rates.invariant, alpha), _falling(rates.rest, 0.5)
+    def rule(rates: Any) -> optax.GradientTransformation:
+        def units(step: Array) -> Array:
+            return rates.invariant * _time(step) ** -rates.alpha
+
+        def rest(step: Array) -> Array:
+            return rates.rest / jnp.sqrt(_time(step))
+
         return transforms.by_group(many.groups, invariant=optax.sgd(units), rest=optax.sgd(rest))
 
     def measured(state: train.State) -> dict[str, Array]:
         return {"gradient2": known.gradient2(many, state.params, state.extra) / _REPLICAS}
 
-    return known.run_of(many, rule, measures=measured)
+    run = known.run_of(many, rule, measures=measured)
+
+    def init(point: Mapping[str, Array]) -> train.State:
+        of_run = {name: value for name, value in point.items() if name != "alpha"}
+        state = run.init(of_run)
+        return state._replace(rates=_Falling(*state.rates, point["alpha"]))
+
+    return dataclasses.replace(run, init=init)
 
 
-def _falling(rate: Array, power: float) -> optax.Schedule:
-    """The rate that SGD takes: rate (t + 1)^-power at step t."""
-    return lambda step: rate * (jnp.asarray(step, float) + 1) ** -power
+def _time(step: Array) -> Float[Array, ""]:
+    return jnp.asarray(step, float) + 1
+
+
+def _dataset(arrays: Mapping[str, Array], dims: Mapping[str, tuple[str, ...]]) -> "xr.Dataset":
+    import xarray as xr  # noqa: PLC0415
+
+    return xr.Dataset({name: (dims[name], np.asarray(array)) for name, array in arrays.items()})

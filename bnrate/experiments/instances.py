@@ -45,7 +45,7 @@ def _least_squares(dims: int) -> Family:
         S = kappa ** -jax.random.permutation(keys[1], jnp.linspace(0, 1, dims))
         beta = jax.random.normal(keys[2], (dims,)) / jnp.sqrt(dims)
         mean = jax.random.normal(keys[3])
-        return losses.Moments(jnp.diag(S), jnp.sqrt(S) * beta, beta @ beta + 0.5, mean)
+        return losses.Moments(S, jnp.sqrt(S) * beta, beta @ beta + 0.5, mean)
 
     def start(key: Array) -> dict[str, Array]:
         return {"gamma": jax.random.normal(key)}

@@ -1,6 +1,6 @@
 """What resetting the norm after each step destroys, on a Rayleigh quotient in the plane.
 
-The quotient is that of diag(0, 1); with noise, of a matrix that has 1/2 or -1/2 beside the diagonal.
+The quotient is that of diag(0, 1); with noise, the entries beside the diagonal are 1/2 or -1/2.
 Each rate starts from several directions; of the exact runs the first starts on the orbit on which
 projected gradient descent stays for ever, if the rate has one.
 """
@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -69,7 +70,8 @@ def against_orbit(ds: "xr.Dataset") -> "xr.Dataset":
     """
     rates = ds["rate"].values
     has_one = rates > 1
-    gradient = psgd.orbit(np.where(has_one, rates, 2.0)).gradient
+    with jax.enable_x64(True):
+        gradient = np.asarray(psgd.orbit(np.where(has_one, rates, 2.0)).gradient)
     return known.timed(ds).assign(orbit=("rate", np.where(has_one, gradient, np.nan)))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from bnrate.groups import Group, Groups, Member
-from bnrate.losses.problem import Problem, drawn, floats, full_batch, normal, starting
+from bnrate.losses.problem import Problem, drawn, floats, full_batch, normal, starting, times
 from bnrate.theory import constants
 
 _GROUPS = Groups([Group([Member("w1")]), Group([Member("w2")])])
@@ -66,16 +66,16 @@ def _default(key: Array, data: Coupled) -> dict[str, Array]:
 def _mean(params: PyTree, data: Coupled) -> Float[Array, ""]:
     v1, v2, g = _unit(params["w1"]), _unit(params["w2"]), params["g"]
     apart = data.first @ v1**2 + data.second @ v2**2
-    return apart + g * (v1 @ data.coupling @ v2) + g**2 / 2
+    return apart + g * (v1 @ times(data.coupling, v2)) + g**2 / 2
 
 
 def _gradient(params: PyTree, data: Coupled) -> PyTree:
     w1, w2, g = params["w1"], params["w2"], params["g"]
     v1, v2, M = _unit(w1), _unit(w2), data.coupling
     return {
-        "w1": _across(v1, 2 * data.first * v1 + g * (M @ v2)) / jnp.linalg.norm(w1),
-        "w2": _across(v2, 2 * data.second * v2 + g * (M.T @ v1)) / jnp.linalg.norm(w2),
-        "g": v1 @ M @ v2 + g,
+        "w1": _across(v1, 2 * data.first * v1 + g * times(M, v2)) / jnp.linalg.norm(w1),
+        "w2": _across(v2, 2 * data.second * v2 + g * times(M.T, v1)) / jnp.linalg.norm(w2),
+        "g": v1 @ times(M, v2) + g,
     }
 
 

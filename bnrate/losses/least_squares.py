@@ -15,6 +15,7 @@ from bnrate.losses.problem import (
     one_of_many,
     starting,
     symmetric,
+    times,
 )
 from bnrate.ranges import in_range
 from bnrate.theory import constants
@@ -25,13 +26,13 @@ class Moments(NamedTuple):
     """What least squares needs to know of examples (x, y); leading axes, if any, are minibatches.
 
     Attributes:
-      covariance: S, of the features.
+      covariance: S, of the features; or its diagonal, if it has no other entries.
       cross: b, their covariances with y.
       square: the variance of y; or the mean of y^2, where there is no bias.
       mean: of y; None for a model without bias.
     """
 
-    covariance: Float[Array, "*batches d d"]
+    covariance: Float[Array, "*batches d d"] | Float[Array, "*batches d"]
     cross: Float[Array, "*batches d"]
     square: Float[Array, "*batches"]
     mean: Float[Array, "*batches"] | None = None
@@ -129,14 +130,14 @@ def _gradient(params: PyTree, of: Moments) -> PyTree:
 
 def _feature(w: Array, of: Moments) -> tuple[Float[Array, "*batches"], Float[Array, "*batches d"]]:
     """The covariance of y with the normalised feature, u = b'w / sqrt(w'Sw), and its gradient."""
-    Sw = jnp.einsum("...ij,j->...i", of.covariance, w)
+    Sw = of.covariance * w if _diagonal(of) else times(of.covariance, w)
     deviation = jnp.sqrt(jnp.einsum("...i,i->...", Sw, w))
     u = jnp.einsum("...i,i->...", of.cross, w) / deviation
     return u, (of.cross - (u / deviation)[..., None] * Sw) / deviation[..., None]
 
 
 def _minimizer(of: Moments) -> PyTree:
-    w = jnp.linalg.solve(of.covariance, of.cross)
+    w = jnp.linalg.solve(_full(of), of.cross)
     w = jnp.where(jnp.any(w != 0), w, 1)  # if y has nothing to do with x, all directions are equal
     bias = {} if of.mean is None else {"bias": of.mean}
     return {"w": w, "gamma": jnp.sqrt(of.cross @ w), **bias}
@@ -145,26 +146,39 @@ def _minimizer(of: Moments) -> PyTree:
 def _constants(params: PyTree, of: Moments, rate_rest: Array) -> Constants:
     mean = 0.0 if of.mean is None else of.mean
     return constants.bn_least_squares(
-        of.covariance, of.cross, of.square, params["gamma"], rate_rest, mean
+        _full(of), of.cross, of.square, params["gamma"], rate_rest, mean
     )
 
 
 def _noise(params: PyTree, of: Moments, rate_rest: Array) -> Noise:
     mean = 0.0 if of.mean is None else of.mean
-    return constants.bn_least_squares_noise(
-        of.covariance, of.cross, params["gamma"], rate_rest, mean
-    )
+    return constants.bn_least_squares_noise(_full(of), of.cross, params["gamma"], rate_rest, mean)
+
+
+def _diagonal(of: Moments) -> bool:
+    return jnp.ndim(of.covariance) == jnp.ndim(of.cross)
+
+
+def _full(of: Moments) -> Float[Array, "*batches d d"]:
+    if not _diagonal(of):
+        return of.covariance
+    return jnp.vectorize(jnp.diag, signature="(d)->(d,d)")(of.covariance)
 
 
 def _checked(of: Moments, rank: int) -> Moments:
-    S, b = symmetric("covariance", of.covariance, rank), floats("cross", of.cross, rank - 1)
+    b = floats("cross", of.cross, rank - 1)
+    if _diagonal(of):
+        S = floats("covariance", of.covariance, rank - 1)
+    else:
+        S = symmetric("covariance", of.covariance, rank)
     square = in_range("square", of.square, "[0, inf)")
     mean = None if of.mean is None else in_range("mean", of.mean, "(-inf, inf)")
     shapes = b.shape, square.shape, square.shape if mean is None else mean.shape
-    if shapes != (S.shape[:-1], S.shape[:-2], S.shape[:-2]):
+    of_b = S.shape if _diagonal(of) else S.shape[:-1]
+    if shapes != (of_b, of_b[:-1], of_b[:-1]):
         raise ValueError(
-            f"with a covariance of shape {S.shape}, cross must have shape {S.shape[:-1]}, square "
-            f"and mean {S.shape[:-2]}; got {shapes[0]}, {shapes[1]} and {shapes[2]}"
+            f"with a covariance of shape {S.shape}, cross must have shape {of_b}, square and mean "
+            f"{of_b[:-1]}; got {shapes[0]}, {shapes[1]} and {shapes[2]}"
         )
     mean = None if mean is None else jnp.asarray(mean, b.dtype)
     return Moments(S, b, jnp.asarray(square, b.dtype), mean)

@@ -18,6 +18,7 @@ from bnrate.losses.problem import (
     one_of_many,
     starting,
     symmetric,
+    times,
 )
 from bnrate.theory import constants
 
@@ -64,7 +65,7 @@ def noisy_rayleigh(matrices: Any, start: Any = None) -> Problem:
     Raises:
       ValueError: the matrices have another shape, or d < 2; start is zero, or of another length.
     """
-    value, slope = _quotient(lambda w, matrix: (matrix @ w, w))
+    value, slope = _quotient(lambda w, matrix: (times(matrix, w), w))
 
     def average(matrices: Array) -> Array:
         return jnp.mean(matrices, axis=0)
@@ -99,7 +100,7 @@ def generalized_rayleigh(numerator: Any, denominator: Any, start: Any = None) ->
       ValueError: the matrices are not square, not of one size, or d < 2; start is zero, or of
         another length.
     """
-    mean, gradient = _quotient(lambda w, forms: (forms[0] @ w, forms[1] @ w))
+    mean, gradient = _quotient(lambda w, forms: (times(forms[0], w), times(forms[1], w)))
     return full_batch(
         init=starting(
             drawn(_pair, numerator, denominator),

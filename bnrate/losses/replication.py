@@ -16,7 +16,7 @@ def replicas(problem: Problem, count: int) -> Problem:
     replicas, which is an estimate of it.
 
     >>> from bnrate.losses import noisy_rayleigh
-    >>> problem = replicas(noisy_rayleigh(jnp.eye(3)[:, None] * jnp.eye(3)), 4)
+    >>> problem = replicas(noisy_rayleigh(jnp.eye(3)[:, None] * jnp.eye(3)[None]), 4)
     >>> params, data = problem.init(jax.random.key(0))
     >>> params["w"].shape, problem.batch(jax.random.key(1), jnp.int32(0)).shape
     ((4, 3), (4,))

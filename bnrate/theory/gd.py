@@ -379,15 +379,13 @@ def _largest(budget: Array, C: Array, b: Array) -> tuple[Array, Array]:
 def _level(budget: Array, C: Array, b: Array, gap: Array) -> Array:
     """The largest mu >= 1 such that y = max(b, mu C) has sum h_i(y_i) <= budget: water-filling.
 
-    The blocks with b < mu C come first in the order of b / C, and for any prefix of that order
-    sum h_i(mu C_i) = budget is an equation mu - log(mu) = s.  Of the prefixes with all of b < C,
-    the true one has the largest sum at every mu >= 1, and so the least root.
+    For any set of blocks, sum h_i(mu C_i) = budget says that mu - 1 - log(mu) is
+    (budget + sum gap_i) / sum C_i.  The set with b < mu C comes first in the order of b / C, and
+    has the least such ratio: a block lowers it while its own, gap / C, is lower.
     """
-    ratio = b / C
-    order = jnp.argsort(ratio)
-    roots = _root((budget + jnp.cumsum(gap[order])) / jnp.cumsum(C[order]))
-    after = jnp.append(ratio[order][1:], jnp.inf)
-    return 1 + jnp.min(jnp.where(after >= 1, roots, jnp.inf))
+    order = jnp.argsort(b / C)
+    ratios = (budget + jnp.cumsum(gap[order])) / jnp.cumsum(C[order])
+    return 1 + _root(jnp.min(ratios))
 
 
 def _root(r: Array) -> Array:

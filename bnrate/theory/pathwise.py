@@ -133,9 +133,9 @@ def certificate(
     gradients (to 1e-9 in float64, to 1e-4 in less): runs with decay, momentum, projections, other
     rules or rates, losses that are not scale-invariant; and what is not finite.  An estimate are
     float32 runs, whose losses are not known well enough; runs on losses that are not smooth, which
-    may cost any amount in the next step; and runs on changing batches: their losses
-    are not of one function, and all that is claimed of them is that the squared batch gradients on
-    the spheres sum up to (b_T^2 - b_0^2) / 2 at most.
+    may cost any amount in the next step; and runs on changing batches: their losses are not of one
+    function, and all that is claimed of them is that the squared batch gradients on the spheres sum
+    up to (b_T^2 - b_0^2) / 2 at most.
 
     The blocks must take plain steps; the rest may follow any rule: its steps are among the costs.
 
@@ -178,8 +178,8 @@ def certificate(
         reasons.append(f"the trace is in {dtype}: the rounding of its losses is not accounted for")
     if not smooth:
         reasons.append(
-            "the loss is not twice continuously differentiable: the sums are right for these steps, "
-            "but no curvature bounds what further ones may cost"
+            "the loss is not twice continuously differentiable: the sums are right for these "
+            "steps, but no curvature bounds what further ones may cost"
         )
     return found._replace(label="estimate" if reasons else "valid", reasons=tuple(reasons))
 
