@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from bnrate.losses.problem import (
@@ -130,7 +131,8 @@ def _gradient(params: PyTree, of: Moments) -> PyTree:
 
 def _feature(w: Array, of: Moments) -> tuple[Float[Array, "*batches"], Float[Array, "*batches d"]]:
     """The covariance of y with the normalised feature, u = b'w / sqrt(w'Sw), and its gradient."""
-    Sw = of.covariance * w if _diagonal(of) else times(of.covariance, w)
+    spread = w.reshape([1] * (of.cross.ndim - 1) + [-1])
+    Sw = of.covariance * spread if _diagonal(of) else times(of.covariance, w)
     deviation = jnp.sqrt(jnp.einsum("...i,i->...", Sw, w))
     u = jnp.einsum("...i,i->...", of.cross, w) / deviation
     return u, (of.cross - (u / deviation)[..., None] * Sw) / deviation[..., None]
@@ -143,14 +145,14 @@ def _minimizer(of: Moments) -> PyTree:
     return {"w": w, "gamma": jnp.sqrt(of.cross @ w), **bias}
 
 
-def _constants(params: PyTree, of: Moments, rate_rest: Array) -> Constants:
+def _constants(params: PyTree, of: Moments, rate_rest: ArrayLike) -> Constants:
     mean = 0.0 if of.mean is None else of.mean
     return constants.bn_least_squares(
         _full(of), of.cross, of.square, params["gamma"], rate_rest, mean
     )
 
 
-def _noise(params: PyTree, of: Moments, rate_rest: Array) -> Noise:
+def _noise(params: PyTree, of: Moments, rate_rest: ArrayLike) -> Noise:
     mean = 0.0 if of.mean is None else of.mean
     return constants.bn_least_squares_noise(_full(of), of.cross, params["gamma"], rate_rest, mean)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from bnrate import groups as gr
@@ -48,8 +49,8 @@ class Problem(NamedTuple):
     mean: Callable[[PyTree, Data], Float[Array, ""]]
     gradient: Callable[[PyTree, Data], PyTree]
     minimizer: Callable[[Data], PyTree] | None = None
-    constants: Callable[[PyTree, Data, Array], Constants] | None = None
-    noise: Callable[[PyTree, Data, Array], Noise] | None = None
+    constants: Callable[[PyTree, Data, ArrayLike], Constants] | None = None
+    noise: Callable[[PyTree, Data, ArrayLike], Noise] | None = None
 
 
 def full_batch(**fields: Any) -> Problem:
