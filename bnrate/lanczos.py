@@ -40,8 +40,9 @@ def ritz(
       product: of the operator with a vector.
       start: any vector but zero.
       iterations: at most the dimension is used.
-      project: onto a subspace that the operator maps to itself and that `start` is in, if its
-        eigenvalues elsewhere do not count: rounding would leave it.
+      project: orthogonally onto a subspace that `start` is in.  What is found are eigenvalues of
+        the operator between two such projections, on that subspace; those of 0 outside of it do
+        not count.
 
     Raises:
       ValueError: there are no iterations, or no vector.
@@ -59,7 +60,7 @@ def ritz(
     def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple]:
         basis, q = carry
         basis = basis.at[i].set(q)
-        image = product(q)
+        image = inside(product(q))
         along = q @ image
         left = image
         for _ in range(2):  # twice is enough (Parlett)

@@ -83,6 +83,18 @@ def test_slope_and_curvature_are_bounds_and_nearly_attained():
     assert 0.85 * chain.CURVATURE < curvature <= chain.CURVATURE
 
 
+def test_slope_and_curvature_by_hand():
+    """23 and 152 in the paper; by row, with what one entry can be from points where it is so."""
+    slope = np.e**1.5 + np.sqrt(54 / np.e) * np.sqrt(2 * np.pi * np.e)
+    np.testing.assert_allclose(chain.SLOPE, slope, rtol=1e-12)
+    np.testing.assert_allclose(chain.gradient_floor(4, 100.0), 100 - 2 * slope, rtol=1e-12)
+    np.testing.assert_allclose(chain.CURVATURE, 151.26048, rtol=1e-7)
+    x = 0.5 + 0.5 / np.sqrt(1.5)  # where the slope of Psi is largest; that of Phi is at 0
+    off = jnp.abs(jax.hessian(f)(jnp.array([x, 0.0]))[0, 1])
+    along = chain.PSI + chain.PSI_CURVATURE * chain.PHI
+    np.testing.assert_allclose(chain.CURVATURE, along + 2 * off, rtol=1e-12)
+
+
 @pytest.mark.parametrize("c", [3.0, 46.0])
 def test_the_constants_hold_on_the_sphere(c):
     n = 4

@@ -567,6 +567,12 @@ def test_in_a_program_bad_numbers_become_nan(w):
     assert np.isnan(trace.value)
 
 
+def test_a_unit_without_a_direction_has_no_curvature_though_the_loss_has():
+    loss = lambda params: jnp.sum(params["w"] ** 2)  # noqa: E731
+    found = run(curvature.spectrum, Case(loss, {"w": jnp.zeros(3)}, ONE), key=KEY)
+    assert np.all(np.isnan([found.lowest, found.highest]))
+
+
 def test_a_loss_that_is_nan_has_no_curvature():
     found = curvature.spectrum(
         lambda params: jnp.nan * jnp.sum(params["w"] ** 3), {"w": jnp.ones(3)}, ONE, key=KEY

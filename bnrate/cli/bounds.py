@@ -73,7 +73,7 @@ def certificate(ds: "xr.Dataset") -> Iterator[str]:
 def psgd_fails(ds: "xr.Dataset") -> Iterator[str]:
     """The orbit, how many starts end on it, and what is left of the gradient with noise."""
     steps, starts = int(ds["time"][-1]), ds.sizes["seed"]
-    last = np.sqrt(ds["gradient2"].isel(step=-1))
+    last = ds["gradient2"].isel(step=-1) ** 0.5
     yield f"psgd-fails, {starts} starts, after {steps} steps: the norm of the gradient from the"
     yield "start on the orbit (the largest if there is none), and how many end within 1e-8 of it"
     yield ""
@@ -128,3 +128,25 @@ def gdnp(ds: "xr.Dataset") -> Iterator[str]:
             f"  {one['kappa'].item():>9.4g}  {one['contraction'].item():>8.4f}  {worst:>15.4f}  "
             f"{ours:>10.2g}  {plain.min().item():>9.2g}  {best:>8.3g}"
         )
+
+
+def smoothness(ds: "xr.Dataset") -> Iterator[str]:
+    """Effective smoothness and top eigenvalue of each network, at the start and at the end."""
+    steps = int(ds["step"][-1])
+    yield "smoothness: effective smoothness along the gradient, and top eigenvalue of the Hessian, at"
+    yield f"the start and after {steps} steps (means over {ds.sizes['seed']} seeds)"
+    yield ""
+    columns = "".join(f"{name:>9}" for name in ("start", "end", "start", "end"))
+    yield f"  {'':32}{'smoothness':>18}{'eigenvalue':>18}"
+    yield f"  {'rate':>6}  {'':24}{columns}"
+    means = ds.isel(step=[0, -1]).mean("seed")
+    for rate in ds["rate"].values:
+        for rule, place, title in (
+            ("sgd-bn", "sphere", "BN, on the spheres"),
+            ("sgd-bn", "raw", "BN, in the weights"),
+            ("sgd", "raw", "no normalisation"),
+        ):
+            at = means.sel(rate=rate, rule=rule)
+            names = (f"{place}_smoothness", f"{place}_highest")
+            numbers = "".join(f"{x:9.3g}" for name in names for x in at[name].values)
+            yield f"  {rate:>6.3g}  {title:24}{numbers}"

@@ -141,6 +141,7 @@ _LINES = {
     "lower-bound": bounds.lower_bound,
     "gdnp": bounds.gdnp,
     "certificate": bounds.certificate,
+    "smoothness": bounds.smoothness,
 }
 
 

@@ -70,7 +70,6 @@ class _Operator(NamedTuple):
     product: lanczos.Operator
     project: lanczos.Operator  # onto the tangent space
     size: int
-    dims: int  # of the tangent space
     dtype: jnp.dtype
 
 
@@ -103,12 +102,7 @@ def spectrum(
     """
     operator = _operator(*_restricted(loss, on_spheres(params, groups), groups, part))
     normal = jax.random.normal(key, (operator.size,), operator.dtype)
-    found = lanczos.ritz(
-        lambda x: operator.project(operator.product(x)),
-        operator.project(normal),
-        min(iterations, operator.dims),
-        operator.project,
-    )
+    found = lanczos.ritz(operator.product, operator.project(normal), iterations, operator.project)
     ends = np.array([0, -1])
     return Spectrum(found.values[0], found.values[-1], found.residuals[ends])
 
@@ -214,7 +208,7 @@ def _block_norm(
         return jnp.where(index == block, operator.project(x) if tangent else x, 0)
 
     def gram(x: Array) -> Array:
-        return onto(j, operator.product(onto(i, operator.product(x))))
+        return operator.product(onto(i, operator.product(x)))
 
     normal = jax.random.normal(key, index.shape, operator.dtype)
     found = lanczos.ritz(gram, onto(j, normal), iterations, lambda x: onto(j, x))
@@ -236,7 +230,7 @@ def _operator(loss: Loss, point: PyTree, groups: gr.Groups) -> _Operator:
         return ravel_pytree(gr.tangent(groups, wide, unravel(x)))[0]
 
     _, product = jax.linearize(gradient_of(of_flat, flat), flat)
-    return _Operator(product, project, flat.size, flat.size - len(gr.units(groups, point)), dtype)
+    return _Operator(product, project, flat.size, dtype)
 
 
 def _restricted(

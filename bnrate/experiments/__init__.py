@@ -10,11 +10,14 @@ Each takes a `Config` and the options of `sweep.run` that say where and how: `ou
 - `projection`, `chain`, `least_squares`: where a theorem is attained, and what happens without it.
 - `certifying`: a bound for a network, from its trace.
 - `known`: what these share.
+- `smoothing`: how smooth a loss is with and without BatchNorm, in the weights and on the spheres.
 
 >>> list(EXPERIMENTS)
 ['separate-rates', 'unified-rate', 'generalization', 'rules', 'equilibrium', 'gd-rate', 'sgd-rate',
-'psgd-fails', 'lower-bound', 'gdnp', 'certificate']
+'psgd-fails', 'lower-bound', 'gdnp', 'certificate', 'smoothness']
 """
+
+from typing import TYPE_CHECKING
 
 from bnrate.experiments.certifying import certificate, certified
 from bnrate.experiments.chain import against_floor, lower_bound
@@ -40,6 +43,10 @@ from bnrate.experiments.problems import (
     network,
 )
 from bnrate.experiments.projection import against_orbit, psgd_fails
+from bnrate.experiments.smoothing import smoothness
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 EXPERIMENTS = {
     "separate-rates": separate_rates,
@@ -53,6 +60,7 @@ EXPERIMENTS = {
     "lower-bound": lower_bound,
     "gdnp": gdnp,
     "certificate": certificate,
+    "smoothness": smoothness,
 }
 
 _COMPLETE = {
@@ -110,5 +118,6 @@ __all__ = [
     "separate_rates",
     "setting_run",
     "sgd_rate",
+    "smoothness",
     "unified_rate",
 ]

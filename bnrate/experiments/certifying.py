@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _EXTENT = Extent(tuple(10.0**power for power in range(-2, 4)), seeds=1, steps=2_000)
 _REST = 0.1
 _WIDTH, _EXAMPLES = 16, 256
-_JUMPS = 1e-3  # a residual of smoothness from here on is one of a gradient that jumps
+_JUMPS = 1e-6  # a residual of smoothness from here on is one of derivatives that jump
 
 
 def certificate(config: Config, **options: Any) -> "xr.Dataset":
@@ -73,7 +73,7 @@ def certified(ds: "xr.Dataset") -> "xr.Dataset":
 def _certificate(
     rate: float,
     rate_rest: float,
-    full_batch: bool,
+    full_batch: np.bool_,
     smoothness_residual: float,
     loss: np.ndarray,
     norm2: np.ndarray,

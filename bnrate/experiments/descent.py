@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bnrate import groups as gr
@@ -65,17 +66,18 @@ def against_gd(ds: "xr.Dataset") -> "xr.Dataset":
     ds = known.timed(ds)
     with jax.enable_x64(True):
         parts = [_gd_bounds(ds, str(problem)) for problem in ds["problem"].values]
-    return _with_violations(ds, parts)
+    return _with_violations(ds.assign(_together(parts, ds).data_vars))
 
 
 def _gd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
     one = instances.GD[problem].build()
-    run, times = _gd_run(one), jnp.asarray(ds["time"].values, float)
+    assert one.constants  # known of every family
+    run, times, constants = _gd_run(one), jnp.asarray(ds["time"].values, float), one.constants
 
     def at(rate: Array, seed: Array, rest: Array) -> dict[str, Array]:
         state = run.init({"rate_invariant": rate, "rate_rest": rest, "seed": seed})
         bound = gd.bound(
-            one.constants(state.params, state.extra, rest),
+            constants(state.params, state.extra, rest),
             loss=one.mean(state.params, state.extra),
             norm2=gr.norm2(one.groups, state.params),
             rate=rate,
@@ -95,11 +97,14 @@ def _gd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
     )
 
 
-def _with_violations(ds: "xr.Dataset", parts: "list[xr.Dataset]") -> "xr.Dataset":
+def _together(parts: "list[xr.Dataset]", ds: "xr.Dataset") -> "xr.Dataset":
     import xarray as xr  # noqa: PLC0415
 
-    bounds = xr.concat(parts, ds["problem"])
-    ds = ds.assign(bounds.data_vars)
+    return xr.concat(parts, ds["problem"])
+
+
+def _with_violations(ds: "xr.Dataset") -> "xr.Dataset":
+    """How often more was measured than a bound allows, and how much less after all steps."""
     claims = [
         (ds[measured] > (1 + _ROUNDING) * ds[bound]).any(set(ds[measured].dims) & {"group"})
         for measured, bound in _CLAIMS.items()
@@ -159,11 +164,14 @@ def against_sgd(ds: "xr.Dataset") -> "xr.Dataset":
     ds = known.timed(ds)
     with jax.enable_x64(True):
         parts = [_sgd_bounds(ds, str(problem)) for problem in ds["problem"].values]
-    return _with_violations(ds, parts)
+    return _with_violations(ds.assign(_together(parts, ds).data_vars))
 
 
 def _sgd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
     one = instances.SGD[problem].build()
+    assert one.constants  # known of every family
+    assert one.noise
+    constants, noise = one.constants, one.noise
     run, times = _sgd_run(one), ds["time"].values.astype(int)
 
     def at(alpha: Array, rate: Array, seed: Array, rest: Array) -> dict[str, Array]:
@@ -171,8 +179,8 @@ def _sgd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
         state = run.init(point)
         params = jax.tree.map(lambda leaf: leaf[0], state.params)
         bound = sgd.bound(
-            one.constants(params, state.extra, rest),
-            one.noise(params, state.extra, rest),
+            constants(params, state.extra, rest),
+            noise(params, state.extra, rest),
             loss=one.mean(params, state.extra),
             norm2=gr.norm2(one.groups, params),
             rate=rate,
@@ -202,10 +210,10 @@ def _sgd_run(problem: losses.Problem) -> train.Run:
     many = losses.replicas(problem, _REPLICAS)
 
     def rule(rates: Any) -> optax.GradientTransformation:
-        def units(step: Array) -> Array:
+        def units(step: ArrayLike) -> Array:
             return rates.invariant * _time(step) ** -rates.alpha
 
-        def rest(step: Array) -> Array:
+        def rest(step: ArrayLike) -> Array:
             return rates.rest / jnp.sqrt(_time(step))
 
         return transforms.by_group(many.groups, invariant=optax.sgd(units), rest=optax.sgd(rest))
@@ -223,7 +231,7 @@ def _sgd_run(problem: losses.Problem) -> train.Run:
     return dataclasses.replace(run, init=init)
 
 
-def _time(step: Array) -> Float[Array, ""]:
+def _time(step: ArrayLike) -> Float[Array, ""]:
     return jnp.asarray(step, float) + 1
 
 

@@ -83,7 +83,7 @@ def _noisy_least_squares(dims: int) -> Family:
         return losses.moments(x, x @ target + 0.3 * noise)
 
     return Family(
-        f"BN least squares on minibatches, d = {dims}",
+        f"BN minibatches, d = {dims}",
         lambda: losses.noisy_bn_least_squares(drawn),
     )
 

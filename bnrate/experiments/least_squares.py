@@ -97,10 +97,10 @@ def _gdnp(problem: losses.Problem, S: Array) -> optax.GradientTransformationExtr
     scale = transforms.gdnp(problem.groups, jnp.max(jnp.linalg.eigvalsh(S)))
 
     def update(
-        updates: PyTree, state: PyTree, params: PyTree, *, value: Array, **extra: Any
+        updates: PyTree, state: PyTree, params: Any = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         w = params["w"]
-        return scale.update(updates, state, params, value=value, variance=w @ S @ w)
+        return scale.update(updates, state, params, value=extra["value"], variance=w @ S @ w)
 
     with_variance = optax.GradientTransformationExtraArgs(scale.init, update)
     return optax.chain(with_variance, optax.scale(-1.0))

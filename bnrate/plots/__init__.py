@@ -6,16 +6,33 @@ its colour and marker in every figure.  Nothing global is changed and no window 
 
 from typing import TYPE_CHECKING
 
-from bnrate.plots import bounds, comparison, decay, known, paper, projection
+from bnrate.plots import bounds, comparison, decay, known, paper, projection, smoothing
+from bnrate.plots.bounds import plot_bound, plot_certificate, plot_tightness
 from bnrate.plots.comparison import plot_map
 from bnrate.plots.decay import plot_equilibrium
+from bnrate.plots.known import plot_gdnp, plot_lower_bound
 from bnrate.plots.paper import plot_final, plot_trace
+from bnrate.plots.projection import plot_projection
+from bnrate.plots.smoothing import plot_probes
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-__all__ = ["figures", "plot_equilibrium", "plot_final", "plot_map", "plot_trace"]
+__all__ = [
+    "figures",
+    "plot_bound",
+    "plot_certificate",
+    "plot_equilibrium",
+    "plot_final",
+    "plot_gdnp",
+    "plot_lower_bound",
+    "plot_map",
+    "plot_probes",
+    "plot_projection",
+    "plot_tightness",
+    "plot_trace",
+]
 
 # What is drawn of an experiment; of any other sweep of runs, what is drawn of the paper's.
 _FIGURES = {
@@ -27,6 +44,7 @@ _FIGURES = {
     "lower-bound": known.lower_bound,
     "gdnp": known.gdnp,
     "certificate": bounds.certificate,
+    "smoothness": smoothing.figures,
 }
 
 

@@ -1,6 +1,6 @@
 """What all figures share: styles, names of what is drawn, axes and figures."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -46,9 +46,11 @@ def axes_of(ax: "Axes | None", size: tuple[float, float] = (6.4, 4.2)) -> "Axes"
     return figure_of(1, 1, size)[1][0, 0] if ax is None else ax
 
 
-def figure_of(rows: int, columns: int, size: tuple[float, float]) -> tuple["Figure", np.ndarray]:
+def figure_of(
+    rows: int, columns: int, size: tuple[float, float], sharey: Literal["row", "col"] = "row"
+) -> tuple["Figure", np.ndarray]:
     """A figure outside pyplot's registry: nothing to close, no backend chosen, no window."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, sharey="row", squeeze=False)
+    return figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False)

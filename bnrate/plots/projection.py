@@ -29,7 +29,7 @@ def plot_projection(ds: "xr.Dataset", rule: str, ax: "Axes | None" = None) -> "A
     exact, projected = not rule.endswith("sgd"), rule.startswith("projected")
     rates = [rate for rate in ds["rate"].values if np.isclose(rate, _SHOWN).any()]
     for (color, marker), rate in zip(itertools.cycle(STYLES), rates, strict=False):
-        size = np.sqrt(one["gradient2"].sel(rate=rate).mean("seed"))
+        size = one["gradient2"].sel(rate=rate).mean("seed") ** 0.5
         ax.plot(
             ds["time"],
             size.where(size > _FLOOR),
@@ -44,7 +44,7 @@ def plot_projection(ds: "xr.Dataset", rule: str, ax: "Axes | None" = None) -> "A
     ax.set_xscale("log")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlim(ds["time"][0] / 1.3, ds["time"][-1] * 1.3)
+    ax.set_xlim(ds["time"].values[0] / 1.3, ds["time"].values[-1] * 1.3)
     ax.set_xlabel("steps")
     ax.set_ylabel("gradient at unit norm")
     ax.set_title(str(one["title"].item()), fontsize="medium")
