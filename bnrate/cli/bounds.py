@@ -133,8 +133,8 @@ def gdnp(ds: "xr.Dataset") -> Iterator[str]:
 def smoothness(ds: "xr.Dataset") -> Iterator[str]:
     """Effective smoothness and top eigenvalue of each network, at the start and at the end."""
     steps = int(ds["step"][-1])
-    yield "smoothness: effective smoothness along the gradient, and top eigenvalue of the Hessian, at"
-    yield f"the start and after {steps} steps (means over {ds.sizes['seed']} seeds)"
+    yield "smoothness: effective smoothness along the gradient, and top eigenvalue of the Hessian,"
+    yield f"at the start and after {steps} steps (means over {ds.sizes['seed']} seeds)"
     yield ""
     columns = "".join(f"{name:>9}" for name in ("start", "end", "start", "end"))
     yield f"  {'':32}{'smoothness':>18}{'eigenvalue':>18}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LEAST = r"least $|\nabla L|^2$ so far, at unit norm"
+_BELOW = 1e-6  # of the least bound: where the axis ends
 
 
 def plot_bound(
@@ -39,6 +40,9 @@ def plot_bound(
         ax.plot(of["time"], measured, "o", ms=3, color=color)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    # Where gradients vanish much faster than the bound, the bound would be all at the top.
+    least = one["bound_least"].median("instance").min().item()
+    ax.set_ylim(bottom=min(least, 1.0) * _BELOW)
     ax.set_xlabel("steps")
     ax.set_ylabel(_LEAST)
     ax.grid(alpha=0.25)
@@ -75,19 +79,14 @@ def plot_tightness(ds: "xr.Dataset", ax: "Axes | None" = None) -> "Axes":
 
 def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
     """A panel for each problem (and alpha), and the tightness."""
-    alphas = ds["alpha"].values if "alpha" in ds.dims else [None]
     problems = ds["problem"].values
-    rows = (
-        [problems[:4], problems[4:]] if alphas[0] is None else [[problem] for problem in problems]
-    )
-    panels = [
-        [
-            {"problem": p} | ({} if alpha is None else {"alpha": alpha})
-            for p in row
-            for alpha in alphas
+    if "alpha" in ds.dims:
+        panels = [
+            [{"problem": p, "alpha": alpha} for alpha in ds["alpha"].values] for p in problems
         ]
-        for row in rows
-    ]
+    else:
+        rows = np.array_split(problems, range(4, len(problems), 4))
+        panels = [[{"problem": p} for p in row] for row in rows]
     columns = max(map(len, panels))
     figure, axes = figure_of(len(panels), columns, (3.1 * columns, 2.6 * len(panels)))
     for (row, column), ax in np.ndenumerate(axes):
