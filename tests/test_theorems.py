@@ -85,6 +85,12 @@ def test_a_violation_is_counted(measured):
     assert (counted["violations"] == ds.sizes["step"] - 2).all()
 
 
+def test_what_is_not_a_number_counts_as_a_violation():
+    ds = small("gd-rate")
+    lost = ds.assign(bound_sum=ds["bound_sum"] * np.nan)
+    assert (descent._with_violations(lost)["violations"] == ds.sizes["step"]).all()
+
+
 def test_sums_are_those_of_a_plain_loop():
     ds = small("gd-rate").sel(problem="rayleigh-5")
     with jax.enable_x64(True):
@@ -180,7 +186,8 @@ def test_probes_are_in_the_weights_and_on_the_spheres():
     ).all()
 
 
-def test_an_experiment_is_completed_from_its_folder(tmp_path):
+def test_an_experiment_is_completed_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(chain, "LENGTHS", {"chain-10": 10})
     config = SMALL["lower-bound"]
     ds = experiments.lower_bound(config, out=tmp_path / "run")
     assert experiments.completed(results.load(tmp_path / "run")).identical(ds)

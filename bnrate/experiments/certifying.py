@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, PyTree
 
-from bnrate import curvature, losses, train, transforms
+from bnrate import curvature, losses, train
 from bnrate.experiments import known, problems
 from bnrate.experiments.problems import Config, Extent
 from bnrate.theory import pathwise
@@ -102,10 +101,6 @@ def _problem(config: Config) -> losses.Problem:
 
 
 def _run(problem: losses.Problem) -> train.Run:
-    def rule(rates: train.Rates) -> optax.GradientTransformation:
-        sides = optax.sgd(rates.invariant), optax.sgd(rates.rest)
-        return transforms.by_group(problem.groups, invariant=sides[0], rest=sides[1])
-
     def evaluate(params: PyTree, data: PyTree) -> dict[str, Array]:
         def loss(params: PyTree) -> Array:
             return problem.mean(params, data)
@@ -117,4 +112,4 @@ def _run(problem: losses.Problem) -> train.Run:
             "full_batch": jnp.array(train.one_batch(problem.batch)),
         }
 
-    return known.run_of(problem, rule, evaluate=evaluate)
+    return known.run_of(problem, known.plain(problem), evaluate=evaluate)

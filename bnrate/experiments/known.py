@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from bnrate import groups as gr
-from bnrate import losses, sweep, train
+from bnrate import losses, sweep, train, transforms
 from bnrate.experiments.problems import Config, Extent, settings
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ def run_of(problem: losses.Problem, rule: Rule, **changes: Any) -> train.Run:
         "measures": lambda state: {"gradient2": gradient2(problem, state.params, state.extra)},
     }
     return train.make_run(rule=rule, **{**usual, **changes})
+
+
+def plain(problem: losses.Problem) -> Rule:
+    """(S)GD with a rate for each side."""
+    return lambda rates: transforms.by_group(
+        problem.groups, invariant=optax.sgd(rates.invariant), rest=optax.sgd(rates.rest)
+    )
 
 
 def gradient2(problem: losses.Problem, params: PyTree, data: PyTree) -> Float[Array, ""]:
