@@ -23,9 +23,9 @@ def _tightness(ds: "xr.Dataset", what: str, claims: str) -> Iterator[str]:
     """Least and median over the instances, for each problem and rate."""
     ratio, rates = ds["tightness"], ds["rate_invariant"].values
     others = [dim for dim in ratio.dims if dim not in ("problem", "rate_invariant")]
-    instances = np.prod([ds.sizes[dim] for dim in others])
+    runs = np.prod([ds.sizes[dim] for dim in others])
     yield f"{ds.attrs['experiment']}, {int(ds['time'][-1])} steps: bound / measured of {what},"
-    yield f"least and median over {instances} instances"
+    yield f"least and median over {runs} runs"
     yield ""
     yield f"  {'rate':25}" + "".join(f"{rate:>10.3g}" for rate in rates)
     for problem in ds["problem"].values:
@@ -42,8 +42,8 @@ def _tightness(ds: "xr.Dataset", what: str, claims: str) -> Iterator[str]:
 
 
 def _short(ratio: float) -> str:
-    """Five digits at most."""
-    return f"{ratio:.4f}" if ratio < 1.1 else f"{ratio:.3g}" if ratio < 1e4 else f"{ratio:.0e}"
+    """Three digits, and more of a bound that is all but attained."""
+    return f"{ratio:.4f}" if ratio < 1.1 else f"{ratio:.3g}"
 
 
 def certificate(ds: "xr.Dataset") -> Iterator[str]:

@@ -6,14 +6,14 @@ its colour and marker in every figure.  Nothing global is changed and no window 
 
 from typing import TYPE_CHECKING
 
-from bnrate.plots import bounds, comparison, decay, known, paper, projection, smoothing
+from bnrate.plots import bounds, comparison, decay, paper, projection, smoothing, speed
 from bnrate.plots.bounds import plot_bound, plot_certificate, plot_tightness
 from bnrate.plots.comparison import plot_map
 from bnrate.plots.decay import plot_equilibrium
-from bnrate.plots.known import plot_gdnp, plot_lower_bound
 from bnrate.plots.paper import plot_final, plot_trace
 from bnrate.plots.projection import plot_projection
 from bnrate.plots.smoothing import plot_probes
+from bnrate.plots.speed import plot_gdnp, plot_lower_bound
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,8 +41,8 @@ _FIGURES = {
     "gd-rate": bounds.figures,
     "sgd-rate": bounds.figures,
     "psgd-fails": projection.figures,
-    "lower-bound": known.lower_bound,
-    "gdnp": known.gdnp,
+    "lower-bound": speed.lower_bound,
+    "gdnp": speed.gdnp,
     "certificate": bounds.certificate,
     "smoothness": smoothing.figures,
 }
