@@ -1,13 +1,16 @@
+import dataclasses
 import functools
 
 import chex
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from bnrate import data, experiments, invariance, models, sweep, train, transforms
+from bnrate import data as datasets
+from bnrate import experiments, invariance, models, sweep, train, transforms
 from bnrate.groups import Group, Groups, Member
 from bnrate.train import Rates
 
@@ -134,20 +137,109 @@ def test_totals_of_nothing(bad, message):
         small_totals(**bad).init(point())
 
 
+def ones(key, step):
+    return jnp.ones(3)
+
+
+def on_host(*_):
+    return np.ones(3, np.float32)
+
+
+def called(caller):
+    return lambda key, step: caller(on_host, jax.ShapeDtypeStruct((3,), jnp.float32))
+
+
+def mutable(key, step):
+    ref = jax.new_ref(jnp.ones(3))
+    ref[...] = jnp.ones(3) * step.astype(float)
+    return ref[...]
+
+
 @pytest.mark.parametrize(
     ("batch", "one"),
     [
-        (lambda key, step: (), True),
-        (lambda key, step: (jnp.ones(3), jnp.zeros(2)), True),
-        (lambda key, step: jnp.sin(jnp.ones(3)), True),
-        (lambda key, step: (jnp.ones(3), step), False),
-        (lambda key, step: jnp.ones(3) + jax.random.normal(key, (3,)), False),
+        (ones, True),
+        (lambda key, step: jnp.sin(ones(key, step)), True),
+        (lambda key, step: ones(key, step) + jax.random.normal(key, (3,)), False),
         (lambda key, step: jax.jit(lambda t: jnp.ones(3) * t.astype(float))(step), False),
-        (lambda key, step: jnp.where(step > 1000, 1.0, 2.0), False),
+        (lambda key, step: jnp.where(step > 1000, ones(key, step), jnp.zeros(3)), False),
+        (called(jax.pure_callback), False),
+        (called(jax.experimental.io_callback), False),
+        (lambda key, step: jax.jit(lambda: called(jax.pure_callback)(key, step))(), False),
+        (mutable, False),
     ],
 )
-def test_whether_there_is_one_batch_only(batch, one):
-    assert train.one_batch(batch) is one
+def test_whether_all_batches_are_the_same(batch, one):
+    def loss(w, extra, x):
+        return jnp.sum(w * x), extra
+
+    assert train.one_loss(lambda key: (jnp.ones(3), ()), loss, batch) is one
+
+
+def dropout(w, extra, x):
+    key, now = jax.random.split(extra["key"])
+    return jnp.sum(w * x * jax.random.normal(now, (3,))), {**extra, "key": key}
+
+
+def moments(w, extra, x):
+    return jnp.sum(w * x), {**extra, "mean": 0.9 * extra["mean"] + x}
+
+
+def momentum(w, extra, x):
+    return jnp.sum(w * extra["mean"]), {**extra, "mean": extra["mean"] + x}
+
+
+def data(w, extra, x):
+    return jnp.sum(w * extra["mean"]), extra
+
+
+def constant(w, extra, x):
+    return jnp.float32(1), extra
+
+
+@pytest.mark.parametrize(
+    ("loss", "one"),
+    [(dropout, False), (moments, True), (momentum, False), (data, True), (constant, True)],
+)
+def test_whether_the_loss_follows_what_it_changes(loss, one):
+    def init(key):
+        return jnp.ones(3), {"key": key, "mean": jnp.ones(3)}
+
+    assert train.one_loss(init, loss, ones) is one
+
+
+def test_small_records_are_not_lost_beside_a_large_one():
+    run = dataclasses.replace(
+        small_run(),
+        init=lambda point: jnp.zeros((), jnp.int32),
+        advance=lambda t: (t + 1, {"g": jnp.where(t == 0, jnp.float32(1e6), jnp.float32(0.01))}),
+    )
+    total = train.totals(run, (100_001,), sums=["g"], least=[])
+    _, summed = total.advance(total.init(point()))
+    np.testing.assert_allclose(summed["g_sum"], 1e6 + 1e3, rtol=1e-7)
+
+
+def test_beyond_the_last_time_nothing_is_known():
+    total = small_totals()
+    _, summed = advance(total, total.init(point()), len(TIMES) + 1)
+    assert np.isnan(summed["loss_sum"][-1])
+    assert np.isnan(summed["loss_least"][-1])
+    assert np.isfinite(summed["loss_sum"][:-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ({"n": jnp.int32(3)}, "totals of 'n' need float32 or wider, got int32"),
+        ({"n": jnp.bfloat16(3)}, "totals of 'n' need float32 or wider, got bfloat16"),
+        ({"n": jnp.float32(3), "time": jnp.float32(0)}, "records 'time' already"),
+        ({"n": jnp.float32(3), "n_sum": jnp.float32(0)}, "records 'n_sum' already"),
+    ],
+)
+def test_totals_of_what_cannot_be_summed(records, message):
+    run = dataclasses.replace(small_run(), advance=lambda state: (state, records))
+    with pytest.raises(ValueError, match=message):
+        train.totals(run, TIMES, sums=["n"], least=[]).init(point())
 
 
 def test_chunks_continue_where_the_last_ended():
@@ -335,11 +427,11 @@ def test_stride_must_be_positive():
 def digits_run(projected, dtype):
     """The BN network on digits, measured unit by unit at every step."""
     config = experiments.Config(batch=64)
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     model = models.MLP((24, 24), digits.classes, models.BatchNorm)
 
     def batch(key, step):
-        x, y = data.batch(digits, key, step, config.batch)
+        x, y = datasets.batch(digits, key, step, config.batch)
         return x.astype(dtype), y
 
     def init(key):
