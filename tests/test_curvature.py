@@ -110,7 +110,7 @@ def joint():
 
 
 def ungrouped():
-    return network()._replace(groups=Groups())
+    return two_blocks()._replace(groups=Groups())
 
 
 def whole():
@@ -143,7 +143,11 @@ CASES = {
     "whole": whole,
     "joint": joint,
     "ungrouped": ungrouped,
-    **{f"known-{name}": functools.partial(known, name) for name in LOSSES},
+    # Of the other known losses there are relatives above.
+    **{
+        f"known-{name}": functools.partial(known, name)
+        for name in ("bn_halfspace", "chain", "coupled_blocks")
+    },
 }
 every = pytest.mark.parametrize(
     "name",
@@ -321,7 +325,7 @@ def test_the_trace(name):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ["rayleigh", "network", "joint"])
+@pytest.mark.parametrize("name", ["rayleigh", "joint"])
 def test_the_estimate_of_the_trace_has_the_error_it_says(name):
     case, expected = CASES[name](), eigenvalues(name).sum()
     estimate = jax.jit(lambda key: curvature.trace(*case, key=key, samples=30))
@@ -358,9 +362,9 @@ def spectrum_of_rayleigh(params, key, dims, iterations):
 
 @pytest.mark.usefixtures("float64")
 @settings(deadline=None, max_examples=30)
-@given(dims=st.sampled_from([2, 7]), iterations=st.sampled_from([1, 3, 12]), seed=st.integers(0))
-def test_what_is_found_lies_inside_the_spectrum(dims, iterations, seed):
-    seed = seed % 2**31
+@given(iterations=st.sampled_from([1, 3, 12]), seed=st.integers(0))
+def test_what_is_found_lies_inside_the_spectrum(iterations, seed):
+    dims, seed = 7, seed % 2**31
     case = rayleigh(dims)._replace(params={"w": normal(seed, dims)})
     v = np.asarray(case.params["w"] / jnp.linalg.norm(case.params["w"]))
     lambdas = np.linspace(-1.0, 2.0, dims)
@@ -376,47 +380,89 @@ def test_what_is_found_lies_inside_the_spectrum(dims, iterations, seed):
 
 def test_float32_is_kept_and_programs_agree_with_single_operations():
     case = rayleigh(4)
-    for measure in (
-        functools.partial(curvature.spectrum, key=KEY, iterations=3),
-        functools.partial(curvature.trace, key=KEY, samples=3),
-    ):
-        for a, b in zip(measure(*case), run(measure, case), strict=True):
-            assert a.dtype == b.dtype == jnp.float32
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    assert all(leaf.dtype == jnp.float32 for leaf in run(curvature.blocks, case, key=KEY))
+    measure = functools.partial(curvature.trace, key=KEY, samples=3)
+    for a, b in zip(measure(*case), run(measure, case), strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+SCALES = (1e-30, 1e-22, 1e-11, 1.0, 1e10, 1e20, 1e35)
+
+
+class TestScales:
+    """In float32, though squares of what is found are no numbers there."""
+
+    def test_of_a_loss_without_units(self):
+        curvatures = jnp.linspace(1.0, 3.0, 8)
+
+        @jax.jit
+        def measure(scale):
+            loss = lambda params: scale * jnp.sum(curvatures * params["x"] ** 2) / 2  # noqa: E731
+            case = loss, {"x": jnp.ones(8)}, Groups()
+            return curvature.spectrum(*case, key=KEY), curvature.blocks(*case, key=KEY)
+
+        for scale in SCALES:
+            spectrum, blocks = measure(jnp.float32(scale))
+            assert blocks.rest.dtype == spectrum.lowest.dtype == jnp.float32
+            np.testing.assert_allclose(
+                [spectrum.lowest / scale, spectrum.highest / scale], [1, 3], rtol=1e-5
+            )
+            off = spectrum.residuals / scale
+            assert 1e-7 < off.min() <= off.max() < 1e-4
+            np.testing.assert_allclose(blocks.rest / scale, 3, rtol=1e-5)
+
+    def test_of_all_blocks(self):
+        case = bn_least_squares()
+
+        @jax.jit
+        def measure(scale):
+            loss = lambda params: scale * case.loss(params)  # noqa: E731
+            return curvature.blocks(loss, case.params, case.groups, key=KEY)
+
+        expected = measure(jnp.float32(1))
+        for scale in SCALES:
+            for a, b in zip(measure(jnp.float32(scale)), expected, strict=True):
+                np.testing.assert_allclose(a / scale, b, rtol=1e-4, atol=1e-5)
+
+    def test_of_a_step(self):
+        case = rayleigh(3)
+
+        def loss(params):
+            return jnp.float32(1e-25) * case.loss(params)
+
+        ends = [
+            curvature.joining_curve(f, case.params, ONE, rate, 0.1)(1.0)["w"]
+            for f, rate in ((loss, 1e25), (case.loss, 1.0))
+        ]
+        np.testing.assert_allclose(*ends, rtol=1e-5)
+        assert np.abs(ends[0] - curvature.on_spheres(case.params, ONE)["w"]).max() > 1e-2
+
+
+def test_an_empty_leaf_is_no_rest():
+    case = rayleigh(4)
+    loss = lambda params: case.loss(params) + jnp.sum(params["none"])  # noqa: E731
+    found = run(curvature.blocks, Case(loss, {**case.params, "none": jnp.zeros(0)}, ONE), key=KEY)
+    assert np.all(np.isfinite(found.tangent))
+    np.testing.assert_array_equal(found.mixed, [0])
+    assert found.rest == 0
 
 
 @pytest.mark.usefixtures("float64")
 def test_instances_are_mapped():
     case = two_blocks()
-    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf, leaf**2]), case.params)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf**2, 1.1 * leaf, leaf]), case.params)
 
     def measure(params):
         return curvature.blocks(case.loss, params, case.groups, key=KEY)
 
     found = jax.jit(jax.vmap(measure))(many)
-    alone = jax.jit(measure)(jax.tree.map(lambda leaf: leaf[2], many))
-    for a, b in zip(found, alone, strict=True):
+    for a, b in zip(found, measured("two-blocks").blocks, strict=True):
         np.testing.assert_allclose(a[2], b, rtol=1e-9, atol=1e-12)
-
-
-def test_half_precision_is_measured_in_float32():
-    case = bn_least_squares()
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), case.params)
-
-    def loss(params):
-        return case.loss(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params))
-
-    mixed = {**half, "gamma": case.params["gamma"]}
-    found = run(curvature.spectrum, Case(loss, mixed, case.groups), key=KEY)
-    expected = run(curvature.spectrum, case, key=KEY)
-    assert found.highest.dtype == jnp.float32
-    np.testing.assert_allclose(found.highest, expected.highest, rtol=0.1)
 
 
 class TestCurves:
     @pytest.mark.usefixtures("float64")
-    @pytest.mark.parametrize("name", ["circle", "least-squares", "two-blocks", "network", "joint"])
+    @pytest.mark.parametrize("name", ["circle", "two-blocks", "joint"])
     def test_the_ends_are_those_of_a_step(self, name):
         case = CASES[name]()
 
@@ -438,7 +484,7 @@ class TestCurves:
                 np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
     @pytest.mark.usefixtures("float64")
-    @pytest.mark.parametrize("name", ["rayleigh", "two-blocks", "network", "joint"])
+    @pytest.mark.parametrize("name", ["rayleigh", "two-blocks", "joint"])
     def test_units_keep_their_norm_and_speed(self, name):
         case = CASES[name]()
         s = jnp.linspace(0.0, 1.0, 5)
@@ -489,7 +535,14 @@ class TestCurves:
     @pytest.mark.slow
     @pytest.mark.usefixtures("float64")
     @pytest.mark.parametrize(
-        "name", [name for name in LOSSES if name not in ("bn_halfspace", "bn_network")]
+        "name",
+        [
+            "generalized_rayleigh",
+            "noisy_rayleigh",
+            "bn_least_squares-bias",
+            "coupled_blocks",
+            "chain",
+        ],
     )
     def test_nothing_on_it_is_above_the_constants_of_a_known_loss(self, name):
         """What is found is below, however long the step."""
@@ -508,6 +561,16 @@ class TestCurves:
             bound = np.asarray(getattr(constants, field))
             assert np.all(np.asarray(getattr(found, field)) <= bound * (1 + 1e-9) + 1e-12), field
 
+    def test_python_numbers_are_points_of_it(self):
+        @jax.jit
+        def points():
+            curve = curvature.joining_curve(*rayleigh(4), 2.0, 0.1)
+            return [curve(s)["w"] for s in (1.0, 1, jnp.ones(()))]
+
+        expected = points()[-1]
+        for found in points():
+            np.testing.assert_array_equal(found, expected)
+
     def test_a_stationary_point_stays(self):
         case = rayleigh(3)._replace(params={"w": jnp.array([2.0, 0.0, 0.0])})
         curve = curvature.joining_curve(*case, 1.0, 0.1)
@@ -525,6 +588,14 @@ BAD = {
     "nan": (bad({"w": jnp.array([1.0, jnp.nan, 0.0])}), "leaf 'w' must be finite"),
     "nan in the rest": (bad({"w": jnp.ones(3), "g": jnp.inf * jnp.ones(1)}), "leaf 'g' must be"),
     "integers": (bad({"w": jnp.ones(3), "g": jnp.ones(2, int)}), "array of floats, got int32"),
+    "half precision": (
+        bad({"w": jnp.ones(3, jnp.bfloat16)}),
+        "leaf 'w' must be float32 or wider, got bfloat16, .*cast the parameters",
+    ),
+    "half precision in the rest": (
+        bad({"w": jnp.ones(3), "g": jnp.ones(2, jnp.float16)}),
+        "leaf 'g' must be float32 or wider, got float16",
+    ),
     "huge": (bad({"w": 1e30 * jnp.ones(3)}), "squared norm inf"),
     "a vector": (bad(loss=lambda params: params["w"]), "one number of a float dtype"),
     "an integer": (bad(loss=lambda params: jnp.ones((), int)), "one number of a float dtype"),
@@ -538,6 +609,14 @@ BAD = {
     "no block iterations": (
         lambda: curvature.blocks(*rayleigh(3), key=KEY, iterations=0),
         "at least 1 iteration",
+    ),
+    "rates": (
+        lambda: curvature.joining_curve(*rayleigh(3), jnp.ones(2), 0.1),
+        r"rate must be one number, got shape \(2,\)",
+    ),
+    "rates of the rest": (
+        lambda: curvature.joining_curve(*rayleigh(3), 1.0, jnp.ones(1)),
+        r"rate_rest must be one number, got shape \(1,\)",
     ),
     "negative rate": (
         lambda: curvature.joining_curve(*rayleigh(3), -1.0, 0.1),
@@ -553,18 +632,19 @@ def test_bad_input_is_refused(what):
         call()
 
 
-@pytest.mark.parametrize("w", [[0.0, 0, 0], [1.0, np.nan, 0], [np.inf, 1, 1]])
-def test_in_a_program_bad_numbers_become_nan(w):
-    case = rayleigh(3)
-    for measure in (
-        functools.partial(curvature.spectrum, key=KEY),
-        functools.partial(curvature.blocks, key=KEY),
-    ):
-        found = jax.jit(lambda w, measure=measure: measure(case.loss, {"w": w}, ONE))(jnp.array(w))
-        names = ("lowest", "highest") if hasattr(found, "lowest") else ("tangent", "ambient")
-        assert all(np.all(np.isnan(getattr(found, name))) for name in names)
-    trace = jax.jit(lambda w: curvature.trace(case.loss, {"w": w}, ONE))(jnp.array(w))
-    assert np.isnan(trace.value)
+def test_in_a_program_bad_numbers_become_nan():
+    loss = rayleigh(3).loss
+
+    @jax.jit
+    def measure(w):
+        case = loss, {"w": w}, ONE
+        blocks = curvature.blocks(*case, key=KEY)
+        return (curvature.spectrum(*case, key=KEY), blocks.tangent, blocks.ambient,
+                curvature.trace(*case).value)  # fmt: skip
+
+    for w in ([0.0, 0, 0], [1.0, np.nan, 0], [np.inf, 1, 1]):
+        for leaf in jax.tree.leaves(measure(jnp.array(w))):
+            assert np.all(np.isnan(leaf))
 
 
 def test_a_unit_without_a_direction_has_no_curvature_though_the_loss_has():
@@ -574,7 +654,7 @@ def test_a_unit_without_a_direction_has_no_curvature_though_the_loss_has():
 
 
 def test_a_loss_that_is_nan_has_no_curvature():
-    found = curvature.spectrum(
-        lambda params: jnp.nan * jnp.sum(params["w"] ** 3), {"w": jnp.ones(3)}, ONE, key=KEY
-    )
+    loss = lambda params: jnp.nan * jnp.sum(params["w"] ** 3)  # noqa: E731
+    found = run(curvature.spectrum, Case(loss, {"w": jnp.ones(3)}, ONE), key=KEY)
+    assert np.all(np.isnan(found.residuals))
     assert np.all(np.isnan([found.lowest, found.highest]))

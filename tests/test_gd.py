@@ -75,7 +75,7 @@ def test_with_a_rest():
     given = constants.tangent[0, 0], constants.gradient[0], constants.mixed[0], constants.lowest
     np.testing.assert_allclose(given, exact, rtol=1e-9)
     found = gd.geodesic(constants, loss=2.75, norm2=np.array([1.25]), rate=3.0, rate_rest=0.5)
-    assert gd.safety(constants, 0.5) == 0.5
+    np.testing.assert_allclose(gd.safety(constants, 0.5), 0.5, rtol=1e-15)
     np.testing.assert_allclose(gd.cost(constants, 0.5), [25.23760431], rtol=1e-9)
     numbers = found.inverse_rate[0], found.descent, found.total
     np.testing.assert_allclose(numbers, (323.37845, 170.18839, 55035.258), rtol=2e-8)
@@ -99,7 +99,7 @@ def test_roots():
 @pytest.mark.usefixtures("float64")
 def test_cost_by_hand():
     constants = descents.constants([[2.0, 0.5], [0.5, 4.0]], np.ones(2), mixed=[1.0, 2.0], rest=1.0)
-    assert gd.safety(constants, 0.5) == 0.75
+    np.testing.assert_allclose(gd.safety(constants, 0.5), 0.75, rtol=1e-15)
     np.testing.assert_allclose(gd.cost(constants, 0.5), [1.25 + 1, 2.25 + 2], rtol=1e-15)
     alone = constants._replace(mixed=0 * constants.mixed, rest=0 * constants.rest)
     np.testing.assert_allclose(gd.cost(alone), [1.25, 2.25], rtol=1e-15)
@@ -172,6 +172,61 @@ def test_copies_descend_as_often_as_one(rate):
     np.testing.assert_allclose(found.descent, 7 * one.descent, rtol=1e-12)
     assert np.all(found.inverse_rate >= one.inverse_rate)  # one may take what the others spare
     assert found.total >= one.total
+
+
+# ---- next to nothing left to descend
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("budget", [0.0, 1e-300, 1e-30, 1e-12, 1e-7, 1e30, 1e300])
+@pytest.mark.parametrize("ratio", [1e-12, 0.7, 1.0, 1.0005, 1.5, 1e3, 1e12])
+def test_small_and_large_budgets_leave_no_less_than_is_due(dtype, budget, ratio):
+    with jax.enable_x64(dtype == "float64"):
+        b, budget = np.ones(2, dtype), min(budget, float(np.finfo(dtype).max) / 1e8)
+        C = (b / ratio).astype(dtype)
+        found = jax.jit(gd._largest)(np.asarray(budget, dtype), C, b)
+        growth, turning = (np.asarray(gd._up(x, 2), float) for x in found)
+    budget, cost = float(np.asarray(budget, dtype)), float(C[0])
+    assert np.all(growth >= budget)
+    if cost < 1:  # log(1 + e) lies between e - e^2 / 2 and e
+        spent = budget / (1 - cost)
+        assert turning >= cost * np.log1p(budget / (1 - cost + cost * spent / 2))
+        if spent < 1e-3 * (1 - cost):
+            slack = 1e-3 + 40 * np.finfo(dtype).eps / (1 - cost)
+            assert np.all(growth <= spent * (1 + slack) + 1e-34)
+            assert turning <= cost * spent * (1 + slack) + 1e-34
+    elif cost > 1:  # the level at the start of a run that may rise first
+        assert turning >= 2 * cost * np.log(cost)
+    else:  # e^2 / 2 > e - log(1 + e), in either block
+        assert turning >= 2 * np.log1p(np.sqrt(budget))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("angle", [1e-9, 3e-6, 1e-3, 0.3])
+@pytest.mark.parametrize("b", [0.7, 1.0, 1.0005, 1.1, 1.5, 2.0])
+def test_gradient_descent_from_next_to_the_bottom(dtype, b, angle):
+    instance = descents.rayleigh([0.0, 1.0], [np.cos(angle), np.sin(angle)])
+    record = descents.descend(instance, 1 / b, 400)
+    B = np.max(record.spherical_gradient) * 1.0001
+    with jax.enable_x64(dtype == "float64"):
+        constants = jax.tree.map(lambda x: jnp.asarray(x, dtype), instance.constants)
+        constants = constants._replace(gradient=jnp.full(1, B, dtype))
+        start = jnp.asarray(record.norm2[0], dtype), jnp.asarray(record.loss[0], dtype)
+        found = bounds(constants, start[1], start[0], jnp.full(1, 1 / b, dtype), None)
+    for bound in found.values():
+        assert np.sum(record.squared_gradient) <= float(bound.total[0])
+
+
+@pytest.mark.usefixtures("float64")
+def test_roots_next_to_one():
+    r = jnp.geomspace(1e-300, 1e-6, 50)
+    np.testing.assert_allclose(gd._root(r), jnp.sqrt(2 * r) + 2 * r / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("b", [1e-25, 1e25])
+def test_no_cost_at_any_scale_in_float32(b):
+    found = by_arcs(descents.constants(0.0, 0.0), np.full(1, b, np.float32), np.float32(0), 1.0)
+    np.testing.assert_allclose(found.inverse_rate, [b], rtol=1e-5)
 
 
 # ---- the three sums
@@ -426,7 +481,7 @@ def test_what_costs_nothing():
     found = by_arcs(still, np.ones(1), 0.0, 1.0)
     np.testing.assert_allclose((found.inverse_rate[0], found.total), (1, 0), atol=1e-20)
     found = by_arcs(descents.constants(0.0, 1.0), np.ones(1), 0.5, 1.0)
-    np.testing.assert_allclose(found.inverse_rate, [2.0], rtol=1e-15)  # b + A, A = 1/2 + E
+    np.testing.assert_allclose(found.inverse_rate, [2.0], rtol=1e-14)  # b + A, A = 1/2 + E
 
 
 # ---- what is refused
@@ -455,6 +510,50 @@ def test_a_second_block_without_mixed_derivative_is_infinite_with_the_first():
     np.testing.assert_array_equal(np.isinf(gd.cost(constants, 0.5)), [True, False])
     for found in in_program(constants, 1.0, np.ones(2, np.float32), 1.0, 0.5):
         assert np.all(np.isinf(found.inverse_rate))
+
+
+@pytest.mark.parametrize("which", ["straight", "bound"])
+def test_no_gradient_and_unknown_curvature(which):
+    found = KNOWN[which](descents.constants(2.0, 0.0), loss=0.5, norm2=np.ones(1), rate=1.0)
+    assert np.isinf(found.total) if which == "straight" else found.total < np.inf
+
+
+HEIGHTS = {
+    "infinitely low": ([-np.inf], 0.0),
+    "nowhere": ([1.0], np.inf),
+    "both": ([np.inf], np.inf),
+    "beside an infinite one": ([np.inf, -5.0], 0.0),
+    "beside a large one": ([1e6, -0.5], 0.0),
+}
+
+
+@pytest.mark.parametrize("case", HEIGHTS)
+def test_refuses_impossible_heights(case):
+    loss, lowest = HEIGHTS[case]
+    with pytest.raises(ValueError, match=r"loss - constants.lowest must lie in"):
+        gd.height(np.array(loss, np.float32), np.float32(lowest))
+    many = {"squared_gradient": np.ones(2), "norm2": np.ones((3, 1)), "rate": 1.0}
+    with pytest.raises(ValueError, match=r"loss - constants.lowest must lie in"):
+        gd.restart(unit(lowest=jnp.asarray(lowest)), loss=np.array([*loss, -6, -6])[:3], **many)
+
+
+def test_heights_may_miss_by_rounding():
+    loss = np.array([1, 1 - 1e-7, 2, np.inf], np.float32)
+    np.testing.assert_array_equal(gd.height(loss, np.float32(1)), [0, 0, 1, np.inf])
+
+
+def test_safety_is_rounded_down():
+    rest = np.float32(1.7)
+    constants = descents.constants(2.0, 1.0, rest=float(rest))
+    for steps in range(5, 40):
+        rate = np.float32(2 / 1.7 * (1 - steps * 1e-7))
+        assert gd.safety(constants, rate) <= 1 - float(rate) * float(rest) / 2
+
+
+@pytest.mark.parametrize("which", KNOWN)
+def test_refuses_an_inverse_rate_out_of_range(which):
+    with pytest.raises(ValueError, match="norm2 / rate must lie in"):
+        KNOWN[which](unit(), loss=0.5, norm2=np.full(1, 1e30, np.float32), rate=np.float32(1e-30))
 
 
 BAD = {

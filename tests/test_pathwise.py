@@ -22,7 +22,7 @@ def trace_of(name, rate, rule=None, steps=STEPS):
 
 
 def certified(trace, name="quotient-5", rate=1.0, **options):
-    options = {"full_batch": True, "rate_rest": INSTANCES[name].rate_rest} | options
+    options = {"full_batch": True, "smooth": True, "rate_rest": INSTANCES[name].rate_rest} | options
     return pathwise.certificate(trace, rate=rate, **options)
 
 
@@ -40,7 +40,8 @@ def test_gradient_descent_is_certified(name, rate, allowance):
     assert found.reasons == ()
     assert found.steps == STEPS
     assert all(map(holds, (found.total, found.descent)))
-    assert holds(found.norm2, 1e-9)  # recorded norms are those of the ledger up to that
+    assert holds(found.norm2)
+    np.testing.assert_allclose(found.norm2.measured, trace.norm2[-1], rtol=1e-9)
     np.testing.assert_allclose(
         found.total.measured, np.sum(descents.Record(*trace).squared_gradient), rtol=1e-12
     )
@@ -302,6 +303,140 @@ def test_as_a_table():
     assert "descent" not in batches
 
 
+# ---- where a ledger of norms alone would be too little
+
+
+def circle(rule, rate, phi, steps=100):
+    """Steps of w'diag(0, 1)w / w'w from the angle phi; `rule(w, rate, gradient)`."""
+    w, rows = np.array([np.cos(phi), np.sin(phi)]), []
+    for _ in range(steps + 1):
+        G = w @ w
+        gradient = 2 * w[0] * w[1] / G**2 * np.array([-w[1], w[0]])
+        rows.append((w[1] ** 2 / G, [G], [np.sqrt(G) * np.linalg.norm(gradient)], 0.0))
+        w = rule(w, rate, gradient)
+    loss, norm2, lengths, rest = map(np.array, zip(*rows, strict=True))
+    return pathwise.Trace(loss, norm2, lengths[:-1], rest[:-1])
+
+
+def descent(w, rate, gradient):
+    return w - rate * gradient
+
+
+def ascent(w, rate, gradient):
+    return w + rate * gradient
+
+
+def projected(w, rate, gradient):
+    return (w - rate * gradient) / np.linalg.norm(w - rate * gradient)
+
+
+def of_unit_length(w, rate, gradient):
+    return w - rate * gradient / np.linalg.norm(gradient)
+
+
+def decay(share):
+    return lambda w, rate, gradient: w - rate * (gradient + share * w)
+
+
+SLOW = {
+    "projected": (projected, 0.5, 1e-5),
+    "unit-length": (of_unit_length, 1e-6, 0.7),
+    "decay": (decay(1e-6), 1e-6, 0.7),
+    "decay-in-slow-motion": (decay(1e-6), 1e-8, 0.7),
+    "much-decay-in-slow-motion": (decay(5e-4), 1e-8, 0.7),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_other_rules_are_refused_however_slow(name):
+    """Norms change by less than 1e-9 in all, but not by what the gradients make them grow."""
+    rule, rate, phi = SLOW[name]
+    trace = circle(rule, rate, phi, steps=90)
+    assert np.ptp(trace.norm2) < 1e-9
+    refused(certified(trace, rate=rate), "norm2 of block 0 is")
+    assert certified(circle(descent, rate, 0.7), rate=rate).label != "refused"
+
+
+def test_one_step_of_another_rule_is_found_after_a_jump():
+    """In all the norm grows a hundredfold, so that what decay takes is a small part."""
+    trace = circle(descent, 10.0, 0.7, steps=300)
+    norm2 = trace.norm2.copy()
+    norm2[200:] *= 1 - 1e-11
+    refused(certified(trace._replace(norm2=norm2), rate=10.0), "norm2 of block 0 is")
+
+
+@pytest.mark.parametrize(("rule", "phi"), [(descent, 0.7), (projected, 1e-9)])
+def test_norms_that_hardly_grow_make_an_estimate(rule, phi):
+    rate = 1e-9 if rule is descent else 0.5
+    found = certified(circle(rule, rate, phi), rate=rate)
+    assert found.label == "estimate"
+    assert "grew too little to tell" in found.reasons[0]
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.1, 1.0, 10.0, 1e4])
+def test_ascent_is_not_valid(rate):
+    """Its ledger is that of descent."""
+    up, down = (certified(circle(rule, rate, 0.3, 200), rate=rate) for rule in (ascent, descent))
+    assert (up.label, down.label) == ("estimate", "valid")
+    assert "gradient ascent" in up.reasons[0]
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-200])
+def test_of_batches_the_growth_of_large_norms_does_not_cancel(rate):
+    trace = pathwise.Trace(np.zeros(101), np.ones((101, 1)), np.ones((100, 1)), np.zeros(100))
+    found = certified(trace, rate=rate, full_batch=False)
+    assert found.total.measured == 100 <= found.total.certified < 101
+
+
+@pytest.mark.parametrize("safety", [1e-2, 3e-16, 1e-17, 1e-200])
+def test_a_small_safety_costs_what_it_says(safety):
+    loss, norm2 = np.array([1.0, 0.9]), np.array([[1.0], [2.0]])
+    trace = pathwise.Trace(loss, norm2, np.ones((1, 1)), np.ones(1))
+    found = certified(trace, rate=1.0, rate_rest=0.1, safety=safety)
+    assert all(map(holds, (found.total, found.descent, found.norm2)))
+    expected = found.descent.certified * 2 / (0.1 * safety)
+    np.testing.assert_allclose(found.total.certified, expected, rtol=1e-12)
+
+
+OVERFLOWS = {
+    "norms": (([1, 0.5, 0.5], [[1e160], [3.0], [7.0]], [[1.0], [0.0]], [0, 0]), {"rate": 1e160}),
+    "ledger": (([1, 0.5], [[1e-200], [7.0]], [[1e200]], [0]), {}),
+    "small-norms": (([1, 0.5], [[1e-310], [1e-310]], [[0.0]], [0]), {}),
+    "rate": (([1, 0.5], [[1.0], [2.0]], [[1.0]], [0]), {"rate": 1e-310}),
+    "losses": (([1e308, -1e308], [[1.0], [2.0]], [[1.0]], [0]), {}),
+    "gradients": (([1, 0.5], [[1e200], [2e200]], [[1e200]], [0]), {}),
+    "weights": (([1, 0.5], [[1.0], [2.0]], [[1.0]], [1]), {"rate_rest": 1e-310, "safety": 1e-10}),
+    "rest": (([1, 0.5], [[1.0], [2.0]], [[1.0]], [1e200]), {"rate_rest": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", OVERFLOWS)
+@pytest.mark.parametrize("full_batch", [True, False])
+def test_what_overflows_is_never_valid(name, full_batch):
+    arrays, options = OVERFLOWS[name]
+    trace = pathwise.Trace(*(np.array(values, float) for values in arrays))
+    found = certified(trace, full_batch=full_batch, **options)
+    assert found.label == "refused" or (found.label == "estimate" and not full_batch)
+    if found.label == "estimate":
+        assert found.total.measured <= found.total.certified < np.inf
+
+
+def test_a_claim_that_fails_is_refused(monkeypatch):
+    """Should the bound be wrong, no certificate says so."""
+    wrong = gd.geodesic
+    monkeypatch.setattr(
+        gd, "geodesic", lambda *args, **options: wrong(*args, **options)._replace(total=0.5)
+    )
+    refused(certified(trace_of("quotient-5", 1.0)), "the numbers of this trace")
+
+
+def test_integers_are_numbers_of_full_precision():
+    trace = trace_of("quotient-5", 1.0)
+    whole = trace._replace(rest_gradient=np.zeros(STEPS, np.int8))
+    assert certified(whole).label == "valid"
+    assert certified(whole).total == certified(trace).total
+
+
 # ---- errors
 
 GOOD = pathwise.Trace(np.ones(3), np.ones((3, 1)), np.zeros((2, 1)), np.zeros(2))
@@ -314,6 +449,14 @@ SHAPES = {
     "no-steps": pathwise.Trace(np.ones(1), np.ones((1, 1)), np.zeros((0, 1)), np.zeros(0)),
     "no-blocks": pathwise.Trace(np.ones(3), np.ones((3, 0)), np.zeros((2, 0)), np.zeros(2)),
 }
+
+
+@pytest.mark.parametrize("dtype", [complex, object, str])
+@pytest.mark.parametrize("field", pathwise.Trace._fields)
+def test_what_is_no_number(field, dtype):
+    trace = GOOD._replace(**{field: getattr(GOOD, field).astype(dtype)})
+    with pytest.raises(ValueError, match=f"{field} must be of real numbers, got dtype"):
+        certified(trace)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

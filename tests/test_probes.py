@@ -141,6 +141,15 @@ def test_a_stationary_point_has_smoothness_zero_and_float32_is_kept():
     assert {leaf.dtype for leaf in found} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_in_float32_tiny_and_huge_losses_are_measured_as_others(scale):
+    loss, params, groups = network()
+    expected = probe(loss, params, groups)
+    found = probe(lambda p: jnp.float32(scale) * loss(p), params, groups, 0.1 / scale)
+    np.testing.assert_allclose(found.smoothness / scale, expected.smoothness, rtol=1e-4)
+    np.testing.assert_allclose(found.gradient_change / scale, expected.gradient_change, rtol=1e-4)
+
+
 def test_nan_stays_nan():
     found = probe(lambda p: jnp.nan * jnp.sum(p["w"] ** 2), {"w": jnp.ones(3)}, Groups())
     assert np.isnan(found.smoothness)
@@ -221,6 +230,11 @@ BAD = {
     "segments": (residual(segments=0), "segments and nodes at least 1, got 0.1, 0"),
     "nodes": (residual(nodes=0), "segments and nodes at least 1"),
     "rate": (lambda: curvature.probe(*network(), 0.0), r"rate must lie in \(0, inf\)"),
+    "rates": (
+        lambda: curvature.probe(*network(), jnp.ones(2)),
+        r"rate must be one number, got shape \(2,\)",
+    ),
+    "no multiples": (lambda: curvature.probe(*network(), 1.0, ()), "at least one number"),
     "multiples": (lambda: curvature.probe(*network(), 1.0, (1.0, -1.0)), "multiples must lie in"),
     "vector": (
         lambda: curvature.probe(lambda p: p["w"], {"w": jnp.ones(2)}, Groups(), 1.0),

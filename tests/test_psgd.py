@@ -173,7 +173,7 @@ REFUSED = [
     ({"rate": 0.0}, r"rate must lie in \(0, inf\), got 0"),
     ({"rate": jnp.nan}, r"rate must lie in \(0, inf\), got nan"),
     ({"steps": 0}, "steps must be at least 1, got 0"),
-    ({"loss": -0.1}, r"loss - lowest must lie in \[0, inf\), got -0.1"),
+    ({"loss": -0.1}, r"loss - constants.lowest must lie in \[0, inf\], got -0.1"),
     ({"deviation": -ONE}, r"deviation must lie in \[0, inf\), got -1"),
     ({"constants": WITH_REST}, r"constants.rest must lie in \[0, 0\], got 1; this bound is for"),
     ({"constants": UNKNOWN}, r"rate \* smoothness / 2 must lie in \[0, 1\), got inf"),
@@ -186,6 +186,13 @@ def test_bad_settings_are_refused(bad, message):
     psgd.bound(**GOOD)
     with pytest.raises(ValueError, match=message):
         psgd.bound(**{**GOOD, **bad})
+
+
+def test_a_loss_below_the_lowest_by_rounding_is_at_the_lowest():
+    known = GOOD["constants"]._replace(lowest=jnp.asarray(0.3))
+    below = np.nextafter(np.float32(0.3), np.float32(0))
+    found = psgd.bound(**{**GOOD, "constants": known, "loss": below})
+    np.testing.assert_allclose(found, psgd.floor(known, ONE, 0.1))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bnrate import experiments, plots, results
+from bnrate import experiments, losses, plots, results
 from bnrate.cli.reports import report
 from bnrate.experiments import Config, certifying, chain, descent, instances, known
 from bnrate.theory import constants, gd
@@ -79,16 +79,49 @@ def test_no_bound_is_violated(name):
 @pytest.mark.parametrize("measured", descent._CLAIMS)
 def test_a_violation_is_counted(measured):
     """Once for each record at which any block exceeds."""
-    ds = small("gd-rate")
+    ds = small("sgd-rate" if measured == "weighted_sum" else "gd-rate")
     worse = ds.assign({measured: ds[measured].where(ds["step"] < 2, 1e30)})
     counted = descent._with_violations(worse)
     assert (counted["violations"] == ds.sizes["step"] - 2).all()
 
 
-def test_what_is_not_a_number_counts_as_a_violation():
-    ds = small("gd-rate")
-    lost = ds.assign(bound_sum=ds["bound_sum"] * np.nan)
-    assert (descent._with_violations(lost)["violations"] == ds.sizes["step"]).all()
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", descent._CLAIMS)
+def test_what_is_not_a_number_counts_as_a_violation(name, value):
+    ds = small("sgd-rate" if name == "weighted_sum" else "gd-rate")
+    bound = descent._CLAIMS[name]
+    lost = ds.assign({key: ds[key] * np.nan + value for key in (name, bound)})
+    lost[name] = lost[name].fillna(value) if np.isinf(value) else lost[name]
+    assert (descent._with_violations(lost)["violations"] >= ds.sizes["step"]).all()
+
+
+@pytest.mark.parametrize("name", ["psgd-fails", "gdnp"])
+def test_too_few_steps_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} needs 2 steps or more, got 1"):
+        experiments.EXPERIMENTS[name](Config(steps=1))
+
+
+def test_one_rate_is_drawn_wherever_it_lies():
+    ds = small("psgd-fails").isel(rate=[3])
+    axes = plots.figures(ds)["projection"].axes
+    assert all(len(ax.get_lines()[0].get_xdata()) for ax in axes)
+
+
+def test_columns_of_a_report_say_what_they_are():
+    ds = small("certificate")
+    row = report(ds).splitlines()[4].split()
+    one = ds.isel(rate_invariant=0, rate_rest=0, seed=0)
+    expected = one["measured_sum"], one["certified_sum"]
+    assert row[3:5] == [f"{value.item():.3g}" for value in expected]
+    first = small("gd-rate")["tightness"].isel(problem=0, rate_invariant=1)
+    lines = report(small("gd-rate")).splitlines()
+    shown = [float(line.split()[column]) for line, column in ((lines[4], -2), (lines[5], 1))]
+    np.testing.assert_allclose(shown, [first.min(), first.median()], rtol=1e-2)
+
+
+def test_a_chain_that_is_not_climbed_in_time_is_said_so():
+    lines = report(small("lower-bound").isel(rate=[0])).splitlines()
+    assert lines[-1].split() == ["20", "-", "-"]
 
 
 def test_sums_are_those_of_a_plain_loop():
@@ -114,6 +147,38 @@ def test_sums_are_those_of_a_plain_loop():
             constants.rayleigh(spectrum), loss=L0, norm2=jnp.array([G0]), rate=jnp.array(1e3)
         )
     np.testing.assert_allclose(one["bound_sum"], bound.total, rtol=1e-9)
+
+
+def test_replicas_are_those_of_a_plain_loop():
+    """Each at the falling rate, each with its batches; what is recorded is their mean."""
+    ds = small("sgd-rate").sel(problem="noisy-bn-least-squares-2", alpha=0.5, rate_invariant=1.0)
+    one, many = instances.SGD["noisy-bn-least-squares-2"].build(), 32
+    with jax.enable_x64(True):
+        point = {"alpha": 0.5, "rate_invariant": 1.0, "rate_rest": 0.5, "seed": 1}
+        state = descent._sgd_run(one).init({k: jnp.asarray(v) for k, v in point.items()})
+        drawn = jax.vmap(lambda step: losses.replicas(one, many).batch(state.key, step))
+        batches = np.asarray(drawn(jnp.arange(100)))
+    S, b, _, mean = (np.asarray(leaf) for leaf in state.extra)
+    params = {name: np.array(leaf) for name, leaf in state.params.items()}
+    total = 0.0
+
+    def gradients(w, gamma, bias, k):  # of batch k, or of all
+        deviation = np.sqrt(np.einsum("i,kij,j->k", w, S[k], w))
+        u, sw = b[k] @ w / deviation, np.einsum("kij,j->ki", S[k], w)
+        slope = (b[k] - (u / deviation)[:, None] * sw) / deviation[:, None]
+        return -2 * gamma * slope.mean(0), 2 * (gamma - u.mean()), 2 * (bias - mean[k].mean())
+
+    for t in range(100):
+        for r in range(many):
+            here = params["w"][r], params["gamma"][r], params["bias"][r]
+            dw, dgamma, dbias = gradients(*here, np.arange(len(S)))
+            total += ((dw @ dw) * (here[0] @ here[0]) + dgamma**2 + dbias**2) / many
+            dw, dgamma, dbias = gradients(*here, batches[t, r : r + 1])
+            params["w"][r] -= dw / np.sqrt(t + 1)
+            params["gamma"][r] -= 0.5 * dgamma / np.sqrt(t + 1)
+            params["bias"][r] -= 0.5 * dbias / np.sqrt(t + 1)
+    recorded = ds["gradient2_sum"].isel(step=-1, instance=1)
+    np.testing.assert_allclose(recorded, total, rtol=1e-8)
 
 
 def test_projected_descent_stays_on_its_orbit_and_descent_converges():

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 def gd_rate(ds: "xr.Dataset") -> Iterator[str]:
     """How tight the GD bound is, and whether it ever fails."""
-    yield from _tightness(ds, "the sum of squared gradients", "sum, least gradient and norms")
+    yield from _tightness(ds, "the sum of squared gradients", "sum, least and norms")
 
 
 def sgd_rate(ds: "xr.Dataset") -> Iterator[str]:
     """How tight the SGD bound is, and whether it ever fails."""
-    yield from _tightness(ds, "the least mean squared gradient", "least gradient and norms")
+    yield from _tightness(ds, "the weighted sum of mean squared gradients", "sum, least and norms")
 
 
 def _tightness(ds: "xr.Dataset", what: str, claims: str) -> Iterator[str]:
@@ -105,7 +105,8 @@ def lower_bound(ds: "xr.Dataset") -> Iterator[str]:
     yield f"  {'length':>7}  {'best':>5}  rate{rates}"
     for length, row in zip(ds["length"].values, ds["needed"].isel(seed=0).values, strict=True):
         cells = "".join(f"{'-' if np.isnan(n) else f'{n:.0f}':>8}" for n in row)
-        yield f"  {length:>7}  {np.nanmin(row):>5.0f}      {cells}"
+        best = "-" if np.isnan(row).all() else f"{np.nanmin(row):.0f}"
+        yield f"  {length:>7}  {best:>5}      {cells}"
 
 
 def gdnp(ds: "xr.Dataset") -> Iterator[str]:
@@ -134,7 +135,7 @@ def smoothness(ds: "xr.Dataset") -> Iterator[str]:
     """Effective smoothness and top eigenvalue of each network, at the start and at the end."""
     steps = int(ds["step"][-1])
     yield "smoothness: effective smoothness along the gradient, and top eigenvalue of the Hessian,"
-    yield f"at the start and after {steps} steps (means over {ds.sizes['seed']} seeds)"
+    yield f"at the start and at the last record, after {steps} steps (means over {ds.sizes['seed']} seeds)"
     yield ""
     columns = "".join(f"{name:>9}" for name in ("start", "end", "start", "end"))
     yield f"  {'':32}{'smoothness':>18}{'eigenvalue':>18}"

@@ -6,6 +6,9 @@ tangent to the spheres count; the rest stays where it is, and all its directions
 out depends on the directions of the weights alone.  Without groups, `Groups()`, all is rest, and
 the same functions speak of the plain Hessian and the plain gradient.
 
+That the loss is invariant to the scale of the units is not checked: for one that is not, the same
+numbers come out, and they are not the curvature of anything.
+
 Losses take parameters only: close over the batch.  A loss with BatchNorm is meant in training mode,
 where it normalises by the batch and is invariant.
 

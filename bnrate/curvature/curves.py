@@ -17,10 +17,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from bnrate import groups as gr
+from bnrate import lanczos
 from bnrate.ranges import in_range
 
 Loss = Callable[[PyTree], Float[Array, ""]]
-Curve = Callable[[Float[Array, ""]], PyTree]
+Curve = Callable[[ArrayLike], PyTree]
 
 POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -28,12 +29,15 @@ POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def on_spheres(params: PyTree, groups: gr.Groups) -> PyTree:
     """The parameters with every unit divided by its norm; the rest as it is.
 
+    What a loss does here is what it does at the parameters only if it is invariant to the scale of
+    each unit, which is not checked.
+
     Args:
-      params: arrays of floats.
+      params: arrays of floats, float32 or wider.
       groups: what may be scaled.
 
     Raises:
-      ValueError: a leaf is not an array of floats, or not finite; a unit has norm zero, so no
+      ValueError: a leaf is not an array of such floats, or not finite; a unit has norm zero, so no
         direction, or one entry only, so no tangent.  Numbers that only a compiled program will know
         become NaN there instead.
     """
@@ -41,6 +45,11 @@ def on_spheres(params: PyTree, groups: gr.Groups) -> PyTree:
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
             raise ValueError(f"leaf '{path}' must be an array of floats, got {dtype}")
+        if jnp.finfo(dtype).bits < 32:
+            raise ValueError(
+                f"leaf '{path}' must be float32 or wider, got {dtype}, in which units are not of "
+                "norm 1; cast the parameters to float32, and back inside the loss if it needs that"
+            )
         if not isinstance(leaf, Tracer) and not np.all(np.isfinite(np.asarray(leaf, float))):
             raise ValueError(f"leaf '{path}' must be finite, got NaN or infinity")
     for name, entries in zip(gr.units(groups, params), gr.dims(groups, params), strict=True):
@@ -49,7 +58,7 @@ def on_spheres(params: PyTree, groups: gr.Groups) -> PyTree:
                 f"unit '{name}' has {entries} entry, so its sphere has no tangent; leave it out of "
                 "the groups, and its leaf out of the parameters that vary"
             )
-    return gr.rescale(groups, params, 1 / _norms(groups, params))
+    return gr.rescale(groups, params, 1 / _legal_norms(groups, params))
 
 
 def geodesic(point: PyTree, velocity: PyTree, groups: gr.Groups) -> Curve:
@@ -63,13 +72,15 @@ def geodesic(point: PyTree, velocity: PyTree, groups: gr.Groups) -> Curve:
     Returns:
       s -> cos(s |u|) v + sin(s |u|) u / |u| in each unit v of velocity u, x + s u in the rest x.
     """
-    angle = jnp.sqrt(gr.norm2(groups, velocity))
+    angle = norms(groups, velocity)
 
-    def curve(s: Float[Array, ""]) -> PyTree:
+    def curve(s: ArrayLike) -> PyTree:
+        s = jnp.asarray(s)
+        turned = s.astype(angle.dtype) * angle
         # sin(s |u|) / |u|, which is s where |u| is 0
-        sine = jnp.where(angle > 0, jnp.sin(s.astype(angle.dtype) * angle), s.astype(angle.dtype))
+        sine = jnp.where(angle > 0, jnp.sin(turned), s.astype(angle.dtype))
         circle = plus(
-            gr.rescale(groups, point, jnp.cos(s.astype(angle.dtype) * angle)),
+            gr.rescale(groups, point, jnp.cos(turned)),
             gr.rescale(groups, velocity, sine / jnp.where(angle > 0, angle, 1)),
         )
         straight = jax.tree.map(lambda x, u: x + s.astype(x.dtype) * u, point, velocity)
@@ -97,13 +108,13 @@ def joining_curve(
       s -> parameters, units of norm 1; pure, and vmaps over s in [0, 1].
 
     Raises:
-      ValueError: a rate is negative; or as `on_spheres` and `gradient_of`.
+      ValueError: a rate is negative or not one number; or as `on_spheres` and `gradient_of`.
     """
-    rate = in_range("rate", rate, "[0, inf)")
-    rate_rest = in_range("rate_rest", rate_rest, "[0, inf)")
+    rate = one_number("rate", rate, "[0, inf)")
+    rate_rest = one_number("rate_rest", rate_rest, "[0, inf)")
     point = on_spheres(params, groups)
     D = gr.tangent(groups, point, gradient_of(loss, point)(point))
-    size, G = jnp.sqrt(gr.norm2(groups, D)), gr.norm2(groups, params)
+    size, G = norms(groups, D), gr.norm2(groups, params)
     angle = jnp.arctan2(rate.astype(G.dtype) * size, G)
     turn = gr.rescale(groups, D, -angle / jnp.where(size > 0, size, 1))
     move = jax.tree.map(lambda leaf: -rate_rest.astype(leaf.dtype) * leaf, D)
@@ -150,6 +161,36 @@ def gradient_of(loss: Loss, params: PyTree) -> Callable[[PyTree], PyTree]:
     return jax.grad(loss)
 
 
+def one_number(what: str, value: ArrayLike, legal: str) -> Float[Array, ""]:
+    """As `in_range`, of a single number.
+
+    Raises:
+      ValueError: it is an array of more; or as `in_range`.
+    """
+    array = in_range(what, value, legal)
+    if array.ndim:
+        raise ValueError(f"{what} must be one number, got shape {array.shape}; vmap over several")
+    return array
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """Over all leaves, in float32 or wider; squares neither under- nor overflow."""
+    leaves = jax.tree.leaves(tree)
+    dtype = jnp.float64 if jnp.float64 in [leaf.dtype for leaf in leaves] else jnp.float32
+    scale = _scale(leaves, dtype)
+    squares = (jnp.sum((leaf.astype(dtype) / scale) ** 2) for leaf in leaves)
+    return scale * jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
+
+
+def norms(groups: gr.Groups, tree: PyTree) -> Float[Array, " units"]:
+    """The norm of each unit; squares neither overflow nor all underflow."""
+    inside = gr.members(groups, tree)
+    scale = _scale(list(inside.values()), gr.norm2(groups, tree).dtype)
+    return scale * jnp.sqrt(
+        gr.norm2(groups, {path: leaf / scale.astype(leaf.dtype) for path, leaf in inside.items()})
+    )
+
+
 def plus(a: PyTree, b: PyTree) -> PyTree:
     """The sum of two trees."""
     return jax.tree.map(jnp.add, a, b)
@@ -160,7 +201,12 @@ def minus(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, a, b)
 
 
-def _norms(groups: gr.Groups, params: PyTree) -> Float[Array, " units"]:
+def _scale(leaves: list[Array], dtype: Any) -> Float[Array, ""]:
+    scales = [jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves]
+    return lanczos.scale_of(jnp.stack(scales) if scales else jnp.zeros(0, dtype))
+
+
+def _legal_norms(groups: gr.Groups, params: PyTree) -> Float[Array, " units"]:
     """The norms of the units, none of them zero; NaN where only a program will know."""
     G = gr.norm2(groups, params)
     legal = (G > 0) & jnp.isfinite(G)

@@ -13,17 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bnrate import groups as gr
 from bnrate import lanczos
-from bnrate.curvature.curves import Loss, gradient_of, on_spheres
+from bnrate.curvature.curves import Loss, gradient_of, norms, on_spheres
 
 Part = gr.Group | str | None
 
 
 class Spectrum(NamedTuple):
     """The ends of a spectrum, as far as Lanczos has found them: from inside.
+
+    All is up to the rounding of the eigenvalue of largest magnitude, which the residuals include.
 
     Attributes:
       lowest: not below the smallest eigenvalue.
@@ -92,7 +94,7 @@ def spectrum(
       groups: whose units are on spheres; `groups.whole()` has one sphere per group.
       key: of the random start.
       iterations: Hessian products; with as many as the tangent space has dimensions, both ends
-        are exact.  As many vectors are kept.
+        are exact up to the rounding of the larger.  As many vectors are kept.
       part: what varies while all else stays: one of the groups, "invariant" (all groups), "rest",
         or None for everything.
 
@@ -160,8 +162,8 @@ def blocks(
     """The norms of all blocks of the Hessian at unit norm, unit by unit.
 
     Each is the root of the largest eigenvalue of B'B, found by Lanczos from inside: exact with as
-    many iterations as B has columns, else not above the norm.  Each pair of units costs two
-    Hessian products an iteration, so give `groups.whole()` where units are many.
+    many iterations as B has columns, else not above the norm, both up to rounding.  Each pair of
+    units costs two Hessian products an iteration, so give `groups.whole()` where units are many.
 
     Args:
       loss: as for `spectrum`.
@@ -178,16 +180,22 @@ def blocks(
     norm = functools.partial(_block_norm, operator, index, key, iterations)
     m = len(gr.units(groups, point))
 
-    # The rest is block m.
-    i, j = (a.astype(np.int32) for a in np.triu_indices(m + bool(gr.rest(groups, point))))
-    norms = jax.lax.map(lambda pair: norm(*pair, tangent=True), (i, j))
-    full = jnp.zeros((m + 1, m + 1), norms.dtype).at[i, j].set(norms).at[j, i].set(norms)
-    ambient = jax.lax.map(lambda i: norm(i, i, tangent=False), np.arange(m, dtype=np.int32))
+    # The rest is block m, if it has entries.  All pairs, then each unit in all directions: one
+    # program for both.
+    has_rest = any(leaf.size for leaf in gr.rest(groups, point).values())
+    i, j = (a.astype(np.int32) for a in np.triu_indices(m + has_rest))
+    units, pairs = np.arange(m, dtype=np.int32), len(i)
+    in_tangent = np.arange(pairs + m) < pairs
+    found = jax.lax.map(
+        lambda block: norm(*block), (np.append(i, units), np.append(j, units), in_tangent)
+    )
+    between, ambient = found[:pairs], found[pairs:]
+    full = jnp.zeros((m + 1, m + 1), found.dtype).at[i, j].set(between).at[j, i].set(between)
     tangent, same = full[:m, :m], jnp.eye(m, dtype=bool)
     return Blocks(
         tangent=tangent,
         ambient=jnp.where(same, jnp.diag(ambient), tangent),  # H_ij v_j = 0 for others
-        gradient=jnp.sqrt(gr.norm2(groups, gradient_of(loss, point)(point))),
+        gradient=norms(groups, gradient_of(loss, point)(point)),
         mixed=full[:m, m],
         rest=full[m, m],
     )
@@ -200,24 +208,28 @@ def _block_norm(
     iterations: int,
     i: Int[Array, ""],
     j: Int[Array, ""],
-    tangent: bool,
+    tangent: Bool[Array, ""],
 ) -> Float[Array, ""]:
     """The norm of the Hessian's block in i and j, between tangent or between all directions."""
 
     def onto(block: Array, x: Array) -> Array:
-        return jnp.where(index == block, operator.project(x) if tangent else x, 0)
+        return jnp.where(index == block, jnp.where(tangent, operator.project(x), x), 0)
 
-    def gram(x: Array) -> Array:
-        return operator.product(onto(i, operator.product(x)))
+    def image(x: Array) -> Array:
+        return onto(i, operator.product(x))
 
-    normal = jax.random.normal(key, index.shape, operator.dtype)
-    found = lanczos.ritz(gram, onto(j, normal), iterations, lambda x: onto(j, x))
+    start = onto(j, jax.random.normal(key, index.shape, operator.dtype))
+    scale = lanczos.scale_of(image(start))  # B'B / scale is of the size of B; B'B may be no number
+    found = lanczos.ritz(
+        lambda x: operator.product(image(x) / scale), start, iterations, lambda x: onto(j, x)
+    )
     largest = found.values[-1]
-    return jnp.sqrt(jnp.where(largest < 0, 0, largest))  # of zero, rounding can make less; not NaN
+    largest = jnp.where(largest < 0, 0, largest)  # of zero, rounding can make less; not NaN
+    return jnp.sqrt(scale) * jnp.sqrt(largest)
 
 
 def _operator(loss: Loss, point: PyTree, groups: gr.Groups) -> _Operator:
-    """The Hessian at a point, in float32 or wider."""
+    """The Hessian at a point, in the widest dtype of its leaves."""
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(point)]
     dtype = jnp.dtype(jnp.float64 if jnp.float64 in dtypes else jnp.float32)
     wide = jax.tree.map(lambda leaf: leaf.astype(dtype), point)

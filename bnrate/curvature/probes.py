@@ -16,7 +16,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from bnrate import groups as gr
-from bnrate.curvature.curves import Loss, geodesic, gradient_of, minus, on_spheres, plus
+from bnrate.curvature.curves import (
+    Loss,
+    geodesic,
+    gradient_of,
+    minus,
+    norm,
+    norms,
+    on_spheres,
+    one_number,
+    plus,
+)
 from bnrate.ranges import in_range
 
 MULTIPLES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
@@ -67,20 +77,23 @@ def probe(
         rate of training, the range given for VGG in the paper; the points between are ours.
 
     Raises:
-      ValueError: rate or multiples are not positive; or as `on_spheres` and `gradient_of`.
+      ValueError: rate or multiples are not positive, the rate is not one number, there are no
+        multiples; or as `on_spheres` and `gradient_of`.
     """
-    rate = in_range("rate", rate, "(0, inf)")
+    rate = one_number("rate", rate, "(0, inf)")
+    if not len(multiples):
+        raise ValueError("multiples must be at least one number in (0, inf), got none")
     factors = in_range("multiples", np.array(multiples), "(0, inf)")
     here, gradient = on_spheres(params, groups), gradient_of(loss, params)
     ahead = jax.tree.map(jnp.negative, gr.tangent(groups, here, gradient(here)))
-    curve, speed = geodesic(here, ahead, groups), _norm(ahead)
+    curve, speed = geodesic(here, ahead, groups), norm(ahead)
     steps = rate.astype(speed.dtype) * factors.astype(speed.dtype)
 
     def at(s: Float[Array, ""]) -> tuple[Array, Array]:
         # The velocity of the curve is the first gradient, reversed and carried along.
         there, velocity = jax.jvp(curve, (s,), (jnp.ones_like(s),))
         value, grads = jax.value_and_grad(loss)(there)
-        return value, _norm(plus(gr.tangent(groups, there, grads), velocity))
+        return value, norm(plus(gr.tangent(groups, there, grads), velocity))
 
     values, change = jax.lax.map(at, steps)
     distance = steps * speed
@@ -150,10 +163,10 @@ def smoothness_residual(
         integral = jax.tree.map(lambda leaf: _weighted(weights / 2, leaf), slopes)
         start = gradient(here)
         change = minus(gradient(curve(jnp.ones(()))), start)
-        size = _norm(change) + _norm(integral)
-        noise = jnp.sqrt(jnp.finfo(size.dtype).eps) * _norm(start)
+        size = norm(change) + norm(integral)
+        noise = jnp.sqrt(jnp.finfo(size.dtype).eps) * norm(start)
         size = jnp.where(size + noise == 0, 1, size + noise)
-        return _norm(minus(change, integral)) / size
+        return norm(minus(change, integral)) / size
 
     return jax.lax.map(residual, jax.random.split(key, segments))
 
@@ -166,19 +179,10 @@ def _direction(point: PyTree, groups: gr.Groups, key: Array, length: float) -> P
         jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)
     ]
     tangent = gr.tangent(groups, point, jax.tree.unflatten(structure, normal))
-    units = gr.rescale(groups, tangent, length / jnp.sqrt(gr.norm2(groups, tangent)))
-    size = _norm(gr.rest(groups, tangent))
+    units = gr.rescale(groups, tangent, length / norms(groups, tangent))
+    size = norm(gr.rest(groups, tangent))
     rest = jax.tree.map(lambda leaf: leaf * (length / size).astype(leaf.dtype), tangent)
     return gr.combine(groups, units, rest)
-
-
-def _norm(tree: PyTree) -> Float[Array, ""]:
-    """Over all leaves, in float32 or wider."""
-    leaves = jax.tree.leaves(tree)
-    dtype = jnp.float64 if jnp.float64 in [leaf.dtype for leaf in leaves] else jnp.float32
-    return jnp.sqrt(
-        sum((jnp.sum(leaf.astype(dtype) ** 2) for leaf in leaves), jnp.zeros((), dtype))
-    )
 
 
 def _weighted(weights: np.ndarray, values: Float[Array, "nodes ..."]) -> Float[Array, "..."]:

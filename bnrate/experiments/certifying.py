@@ -5,7 +5,6 @@ gradient descent on a part of the data, all of it at each step, in float64: as t
 The neurons' weights have the swept rate, and the rest, scales and biases, a rate of 0.1.
 """
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -29,12 +28,11 @@ _JUMPS = 1e-6  # a residual of smoothness from here on is one of derivatives tha
 
 def certificate(config: Config, **options: Any) -> "xr.Dataset":
     """A certificate for gradient descent on a small smooth network, at rates from 0.01 to 1000."""
-    problems.only("certificate", config, *known.USED, "data", "width", "batch")
-    asked = problems.extent(dataclasses.replace(config, stride=1), _EXTENT)
+    asked = known.asked("certificate", config, _EXTENT, "data", "width", "batch")
     with jax.enable_x64(True):
         run = _run(_problem(config))
     axes = {"rate_invariant": asked.rates, "rate_rest": (_REST,), "seed": range(asked.seeds)}
-    ds = known.swept("certificate", config, asked, lambda: run, axes, asked.steps, options)
+    ds = known.swept("certificate", config, asked, lambda: run, axes, asked.steps + 1, options)
     return certified(ds)
 
 
@@ -109,7 +107,7 @@ def _run(problem: losses.Problem) -> train.Run:
         return {
             "final_loss": loss(params),
             "smoothness_residual": jnp.max(jumps),
-            "full_batch": jnp.array(train.one_batch(problem.batch)),
+            "full_batch": jnp.array(train.one_loss(problem.init, problem.loss, problem.batch)),
         }
 
     return known.run_of(problem, known.plain(problem), evaluate=evaluate)

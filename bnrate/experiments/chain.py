@@ -4,14 +4,13 @@ The radius is 46 sqrt(n), so that the spherical gradient is proved to stay above
 first n steps, at any rate.
 """
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optax
 
 from bnrate import losses, train
-from bnrate.experiments import known, problems
+from bnrate.experiments import known
 from bnrate.experiments.problems import Config, Extent
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ LENGTHS = {f"chain-{length}": length for length in (10, 20, 40, 80, 160)}
 
 def lower_bound(config: Config, **options: Any) -> "xr.Dataset":
     """Steps until the gradient is small on chains: at the best rate as many as a chain is long."""
-    problems.only("lower-bound", config, *known.USED)
-    asked = problems.extent(dataclasses.replace(config, stride=1), _EXTENT)
+    asked = known.asked("lower-bound", config, _EXTENT)
 
     def make(problem: str) -> train.Run:
         chain = losses.chain(LENGTHS[problem])

@@ -1,5 +1,6 @@
 """What the experiments on losses of known constants share: float64, and records at few times."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,35 @@ from jaxtyping import Array, Float, PyTree
 
 from bnrate import groups as gr
 from bnrate import losses, sweep, train, transforms
-from bnrate.experiments.problems import Config, Extent, settings
+from bnrate.experiments import problems
+from bnrate.experiments.problems import Config, Extent
 
 if TYPE_CHECKING:
     import xarray as xr
 
-USED = "rates", "seeds", "steps", "executor"  # of a config
-
 Rule = Callable[[train.Rates], optax.GradientTransformation]
+
+
+def asked(
+    experiment: str, config: Config, default: Extent, *more_used: str, least: int = 1
+) -> Extent:
+    """What a config asks of an experiment on known losses.
+
+    Args:
+      experiment: its name.
+      config: what was given.
+      default: the experiment's own extent.
+      *more_used: what it reads of a config, besides rates, seeds, steps and executor.
+      least: steps that it needs.
+
+    Raises:
+      ValueError: the config sets what the experiment has no use for, or cannot be run.
+    """
+    problems.only(experiment, config, "rates", "seeds", "steps", "executor", *more_used)
+    extent = problems.extent(dataclasses.replace(config, stride=1), default)
+    if extent.steps < least:
+        raise ValueError(f"{experiment} needs {least} steps or more, got {extent.steps}")
+    return extent
 
 
 def times(steps: int) -> tuple[int, ...]:
@@ -56,7 +78,7 @@ def gradient2(problem: losses.Problem, params: PyTree, data: PyTree) -> Float[Ar
 def swept(
     experiment: str,
     config: Config,
-    asked: Extent,
+    extent: Extent,
     make: Callable[..., train.Run],
     axes: Mapping[str, Any],
     records: int,
@@ -70,7 +92,7 @@ def swept(
             axes,
             steps=records,
             executor="vmap" if config.executor == "auto" else config.executor,
-            config=settings(experiment, config, asked),
+            config=problems.settings(experiment, config, extent),
             labels=labels,
             attrs={"experiment": experiment},
             **options,

@@ -4,7 +4,6 @@ The loss is -(b'w)^2 / (w'Sw), S with eigenvalues from 1 / kappa to 1, b and the
 Plain gradient descent is swept over rates; GDNP has none, and is the same at each.
 """
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from bnrate import losses, train, transforms
-from bnrate.experiments import known, problems
+from bnrate.experiments import known
 from bnrate.experiments.problems import Config, Extent
 from bnrate.theory import gdnp as theory
 
@@ -30,8 +29,7 @@ RULES = {"gdnp": "GDNP", "gd": "gradient descent"}
 
 def gdnp(config: Config, **options: Any) -> "xr.Dataset":
     """GDNP against gradient descent at several rates, with the contraction that is proved."""
-    problems.only("gdnp", config, *known.USED)
-    asked = problems.extent(dataclasses.replace(config, stride=1), _EXTENT)
+    asked = known.asked("gdnp", config, _EXTENT, least=2)
 
     def make(problem: str, rule: str) -> train.Run:
         S = _covariance(CONDITIONS[problem])

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array
 
 from bnrate import losses, train, transforms
-from bnrate.experiments import known, problems
+from bnrate.experiments import known
 from bnrate.experiments.problems import Config, Extent
 from bnrate.theory import psgd
 
@@ -46,8 +46,7 @@ WAYS = {
 
 def psgd_fails(config: Config, **options: Any) -> "xr.Dataset":
     """Projected (S)GD at rates at which (S)GD converges: an orbit, and a floor of noise."""
-    problems.only("psgd-fails", config, *known.USED)
-    asked = problems.extent(dataclasses.replace(config, stride=1), _EXTENT)
+    asked = known.asked("psgd-fails", config, _EXTENT, least=2)
     late = asked.steps - max(asked.steps // _TAIL, 1)
     times = sorted({*known.times(asked.steps), late} - {0})
 

@@ -41,8 +41,8 @@ def plot_bound(
     ax.set_xscale("log")
     ax.set_yscale("log")
     # Where gradients vanish much faster than the bound, the bound would be all at the top.
-    least = one["bound_least"].median("instance").min().item()
-    ax.set_ylim(bottom=min(least, 1.0) * _BELOW)
+    bound = one["bound_least"].median("instance")
+    ax.set_ylim(min(bound.min().item(), 1.0) * _BELOW, 10 * bound.max().item())
     ax.set_xlabel("steps")
     ax.set_ylabel(_LEAST)
     ax.grid(alpha=0.25)
@@ -97,12 +97,23 @@ def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
         title = str(ds["title"].sel(problem=at["problem"]).item())
         title += f", alpha = {at['alpha']}" if "alpha" in at else ""
         plot_bound(ds, at, ax).set_title(title, fontsize="small")
-        ax.label_outer()
+        _label_outer(axes, row, column, len(panels[row + 1]) if row + 1 < len(panels) else 0)
     legend = {"title": "rate (line: bound)", "frameon": False, "fontsize": "small"}
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", **legend)
     tight, ((ax,),) = figure_of(1, 1, (8.0, 4.2))
     plot_tightness(ds, ax)
     return {"bounds": figure, "tightness": tight}
+
+
+def _label_outer(axes: np.ndarray, row: int, column: int, below: int) -> None:
+    """Labels at the left of a row, and where nothing stands below."""
+    ax = axes[row, column]
+    if column:
+        ax.set_ylabel("")
+        ax.tick_params(labelleft=False)
+    if column < below:
+        ax.set_xlabel("")
+        ax.tick_params(labelbottom=False)
 
 
 def plot_certificate(ds: "xr.Dataset", ax: "Axes | None" = None) -> "Axes":
@@ -116,6 +127,7 @@ def plot_certificate(ds: "xr.Dataset", ax: "Axes | None" = None) -> "Axes":
     """
     ax, one = axes_of(ax), ds.isel(seed=0, rate_rest=0)
     rates, steps = one["rate_invariant"].values, one["step"].values + 1
+    steps = steps[:-1]  # the last record is of where the steps lead
     shown = np.unique(np.geomspace(1, len(steps), 30).astype(int)) - 1
     for color, rate in zip(shades(len(rates)), rates, strict=True):
         of = one.sel(rate_invariant=rate)

@@ -12,22 +12,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SHOWN = 0.1, 0.9, 1.1, 2.0, 10.0
 _FLOOR = 1e-17  # shorter gradients are rounding
 
 
-def plot_projection(ds: "xr.Dataset", rule: str, ax: "Axes | None" = None) -> "Axes":
+def plot_projection(
+    ds: "xr.Dataset", rule: str, ax: "Axes | None" = None, *, lines: int = 5
+) -> "Axes":
     """The gradient over the steps, root mean square over the starts; dashed where it is predicted.
 
     Args:
       ds: the result of `psgd-fails`.
       rule: `gd`, `projected-gd`, `sgd` or `projected-sgd`.
       ax: where to draw; default a new figure.
+      lines: how many rates, evenly chosen.
     """
     ax = axes_of(ax)
     one = ds.sel(rule=rule)
     exact, projected = not rule.endswith("sgd"), rule.startswith("projected")
-    rates = [rate for rate in ds["rate"].values if np.isclose(rate, _SHOWN).any()]
+    chosen = np.unique(np.linspace(0, ds.sizes["rate"] - 1, lines).round().astype(int))
+    rates = ds["rate"].values[chosen]
     for (color, marker), rate in zip(itertools.cycle(STYLES), rates, strict=False):
         size = one["gradient2"].sel(rate=rate).mean("seed") ** 0.5
         ax.plot(

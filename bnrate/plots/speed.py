@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bnrate.plots.drawing import STYLES, axes_of, figure_of, shades
 
 if TYPE_CHECKING:
@@ -20,10 +22,11 @@ def plot_lower_bound(ds: "xr.Dataset", ax: "Axes | None" = None) -> "Axes":
     ax, needed = axes_of(ax), ds["needed"].isel(seed=0)
     lengths = ds["length"].values
     rates = needed["rate"].values[needed.notnull().sum("problem").values > 1]
-    for color, rate in zip(shades(len(rates)), rates, strict=True):
-        ax.plot(
-            lengths, needed.sel(rate=rate), "o-", ms=4, lw=1, color=color, label=f"rate {rate:.0e}"
-        )
+    # Rates that need equally many steps are rings around one another.
+    sizes = np.linspace(12, 3, len(rates))
+    for color, size, rate in zip(shades(len(rates)), sizes, rates, strict=True):
+        style = {"color": color, "ms": size, "mfc": "none", "lw": 1}
+        ax.plot(lengths, needed.sel(rate=rate), "o-", **style, label=f"rate {rate:.0e}")
     ax.plot(lengths, lengths, "k--", lw=1.2, label="no fewer at any rate (proved)")
     ax.set_xscale("log")
     ax.set_yscale("log")

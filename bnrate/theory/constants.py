@@ -9,7 +9,9 @@ about compact spheres, so that some losses have an answer in closed form:
 
 The bounds hold for all directions of the weights.  Where one is not scale-invariant (`gamma`, `g`),
 they hold for all values of it that gradient descent can reach from where it is, which depends on
-its rate.  They are exact up to the rounding of their own evaluation.
+its rate.  They are exact up to the rounding of their own evaluation; but a matrix that must be
+inverted is taken to be as much nearer to singular as its own rounding may have made it, so that in
+float32 the constants of ill-conditioned ones are too large, never too small.
 
 All functions take one instance and `vmap` over instances.  Numbers out of range are refused, and
 are NaN in a compiled program; a matrix that must be inverted and is singular, up to rounding, has
@@ -111,7 +113,8 @@ def generalized_rayleigh(metric: ArrayLike, spectrum: ArrayLike) -> Constants:
 
     Args:
       metric: the eigenvalues of S, two or more, positive; else the constants are infinite.
-      spectrum: the generalised eigenvalues: those of S^(-1) B, as many.
+      spectrum: the generalised eigenvalues: those of S^(-1) B, as many; of their own rounding, when
+        computed in the dtype they have, account is taken here.
 
     Raises:
       ValueError: there are fewer than two, or not as many of both; an entry is not finite.
@@ -122,8 +125,11 @@ def generalized_rayleigh(metric: ArrayLike, spectrum: ArrayLike) -> Constants:
             f"S has {metric.size} eigenvalues and the spectrum {spectrum.size}; give as many"
         )
     kappa = _condition(metric)
-    low, spread = jnp.min(spectrum), jnp.max(spectrum) - jnp.min(spectrum)
     singular = jnp.isinf(kappa)
+    # Rounding of S and B, as of matrices, moves the quotient by so much at most.
+    noise = 2 * _rounding(metric) * jnp.where(singular, 1, kappa) * jnp.max(jnp.abs(spectrum))
+    low = jnp.min(spectrum) - noise
+    spread = jnp.max(spectrum) + noise - low
     curvature = jnp.where(singular, jnp.inf, 2 * kappa * spread)
     gradient = jnp.where(singular, jnp.inf, jnp.sqrt(kappa) * spread)
     return _one_block(curvature, curvature, gradient, jnp.where(singular, -jnp.inf, low))
@@ -217,9 +223,13 @@ def _whitened(covariance: ArrayLike, cross: ArrayLike) -> tuple[Array, Array]:
         )
     values, vectors = jnp.linalg.eigh(covariance)
     kappa = _condition(values)
+    singular = jnp.isinf(kappa)
+    values = jnp.where(singular[..., None], 1, _lowered(values))
     along = jnp.einsum("...ij,...i->...j", vectors, cross)
-    square = jnp.sum(along**2 / values, axis=-1)
-    return kappa, jnp.sqrt(jnp.where(jnp.isinf(kappa), jnp.inf, square))
+    beta = jnp.linalg.norm(along / jnp.sqrt(values), axis=-1)
+    # The eigenvectors have been rounded too, as if b had been.
+    noise = _rounding(values) * jnp.linalg.norm(cross, axis=-1) / jnp.sqrt(values[..., 0])
+    return kappa, jnp.where(singular, jnp.inf, beta + noise)
 
 
 # ---- two blocks
@@ -301,11 +311,21 @@ def _reach(start: Array, target: Array, pull: Array) -> Array:
 
 
 def _condition(eigenvalues: Float[Array, "... d"]) -> Float[Array, "..."]:
-    """The largest by the smallest; infinite if that is not positive, up to rounding."""
-    low, high = jnp.min(eigenvalues, axis=-1), jnp.max(eigenvalues, axis=-1)
-    noise = eigenvalues.shape[-1] * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(high)
-    singular = low <= noise  # false for NaN, which stays
+    """No less than the largest by the smallest; infinite if that is not positive for sure."""
+    low, high = jnp.min(_lowered(eigenvalues), axis=-1), jnp.max(eigenvalues, axis=-1)
+    high = high * (1 + _rounding(eigenvalues))
+    singular = low <= 0  # false for NaN, which stays
     return jnp.where(singular, jnp.inf, high / jnp.where(singular, 1, low))
+
+
+def _lowered(eigenvalues: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """None of the true ones is smaller: each is known up to the rounding of the largest."""
+    return eigenvalues - _rounding(eigenvalues) * jnp.max(eigenvalues, axis=-1, keepdims=True)
+
+
+def _rounding(eigenvalues: Float[Array, "... d"]) -> float:
+    """By what a matrix is rounded when its eigenvalues are computed, relative to the largest."""
+    return eigenvalues.shape[-1] * float(jnp.finfo(eigenvalues.dtype).eps)
 
 
 def _spectrum(what: str, value: ArrayLike) -> Float[Array, " d"]:

@@ -29,8 +29,13 @@ What is assumed of the loss, here called A1 to A4:
 - A4: the loss does not fall below `lowest` on these curves.
 
 Units and whole groups are both blocks in this sense, with their own constants each.
+
+All is rounded up, by a few units in the last place and one for each block, so that what holds of
+numbers holds of floats too, also where next to nothing is left to descend.
 """
 
+from collections.abc import Callable
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -43,6 +48,7 @@ from bnrate.theory.constants import Constants
 
 _POSITIVE, _KNOWN_OR_INFINITE = "(0, inf)", "[0, inf]"
 _NEWTON = 4  # steps to the last digit, for any s
+_TERMS = range(21, 1, -2)  # of a series, to the last digit
 
 
 class Bound(NamedTuple):
@@ -83,7 +89,7 @@ class Restart(NamedTuple):
 
 
 def safety(constants: Constants, rate_rest: ArrayLike | None = None) -> Float[Array, ""]:
-    """What the rate of the rest leaves of its descent: c = 1 - rate_rest * rest / 2.
+    """What the rate of the rest leaves of its descent: c = 1 - rate_rest * rest / 2, rounded down.
 
     Args:
       constants: of the loss.
@@ -97,6 +103,7 @@ def safety(constants: Constants, rate_rest: ArrayLike | None = None) -> Float[Ar
         advice = "these constants are of a loss with a rest: give rate_rest"
         return 1 - in_range("constants.rest", constants.rest, "[0, 0]", advice)
     product = in_range("rate_rest", rate_rest, _POSITIVE) * constants.rest
+    product = product * (1 + jnp.finfo(product.dtype).eps)
     advice = "take a rate_rest below 2 / constants.rest"
     return 1 - in_range("rate_rest * constants.rest", product, "[0, 2)", advice) / 2
 
@@ -136,6 +143,24 @@ def excess(gradient: ArrayLike, inverse_rate: ArrayLike) -> Float[Array, "..."]:
     B = in_range("gradient", gradient, _KNOWN_OR_INFINITE)
     ratio = B / in_range("inverse rate", inverse_rate, _POSITIVE)
     return (1 - 2 / (3 + ratio**2)) * ratio * B
+
+
+def height(loss: ArrayLike, lowest: ArrayLike) -> Float[Array, "..."]:
+    """How far each loss lies above the lowest value, which it may miss by rounding alone.
+
+    Args:
+      loss: of any shape.
+      lowest: no loss lies below.
+
+    Raises:
+      ValueError: a loss lies below by more than a few units in the last place, or is NaN; `lowest`
+        is infinite and not -inf.
+    """
+    loss, lowest = jnp.asarray(loss), jnp.asarray(lowest)
+    above = loss - lowest
+    rounding = 8 * jnp.finfo(above.dtype).eps * (jnp.abs(loss) + jnp.abs(lowest))
+    above = jnp.where(jnp.isfinite(above) & (above >= -rounding), jnp.maximum(above, 0), above)
+    return in_range("loss - constants.lowest", above, "[0, inf]", "these constants are not its")
 
 
 def solve_z(s: ArrayLike) -> Float[Array, "..."]:
@@ -310,16 +335,9 @@ def _start(
         for name in ("tangent", "ambient", "gradient", "mixed", "rest")
     }
     rate, norm2 = in_range("rate", rate, _POSITIVE), in_range("norm2", norm2, _POSITIVE)
-    height = _height(jnp.asarray(loss), jnp.asarray(constants.lowest))
-    return _Start(constants._replace(**checked), height, norm2 / rate, rate, rate_rest)
-
-
-def _height(loss: Array, lowest: Array) -> Array:
-    """How far the loss lies above its lowest value; below it only by rounding."""
-    rounding = 8 * jnp.finfo(loss.dtype).eps * (jnp.max(jnp.abs(loss)) + jnp.abs(lowest))
-    height = loss - lowest
-    height = jnp.where((height < 0) & (height >= -rounding), 0, height)
-    return in_range("loss - constants.lowest", height, "[0, inf]", "these constants are not its")
+    above = height(loss, constants.lowest)
+    inverse_rate = in_range("norm2 / rate", norm2 / rate, _POSITIVE)
+    return _Start(constants._replace(**checked), above, inverse_rate, rate, rate_rest)
 
 
 def _by_arcs(start: _Start) -> _Limits:
@@ -335,7 +353,8 @@ def _by_segments(start: _Start) -> _Limits:
     C = cost(constants._replace(tangent=constants.ambient), start.rate_rest)
     x = (constants.gradient / b) ** 2
     X = x * (1 - 1 / (2 + x)) ** 2
-    budget = start.height + jnp.sum(jnp.where(C == 0, 0, C * X))
+    paid = jnp.where(jnp.isinf(C), C + X, C * X)  # without 0 * inf
+    budget = start.height + jnp.sum(jnp.where((C == 0) & jnp.isinf(X), 0, paid))
     growth, turning = _largest(budget, C, b)
     return _Limits(growth, budget + turning)
 
@@ -345,16 +364,23 @@ def _bound(start: _Start, limits: _Limits) -> Bound:
 
     In the rest the squared gradient is 2 / (c rate_rest) times its share of the descent.
     """
-    growth, descent = limits
-    inverse_rate, gradient = start.inverse_rate + growth, start.constants.gradient
+    up, gradient = partial(_up, blocks=limits.growth.size), start.constants.gradient
+    growth, descent = up(limits.growth), up(limits.descent)
+    inverse_rate = up(start.inverse_rate + growth)
     longest = jnp.max(inverse_rate)
     if start.rate_rest is None:
         by_growth = jnp.sum(growth * (start.inverse_rate + growth / 2))
-        total, trivial = jnp.minimum(longest * descent, by_growth), jnp.sum(gradient**2)
+        total, trivial = jnp.minimum(longest * descent, by_growth), up(jnp.sum(gradient**2))
     else:
         share = 2 / (safety(start.constants, start.rate_rest) * start.rate_rest)
         total, trivial = jnp.maximum(longest, share) * descent, jnp.full_like(descent, jnp.inf)
-    return Bound(inverse_rate, inverse_rate * start.rate, descent, total, trivial)
+    return Bound(inverse_rate, up(inverse_rate * start.rate), descent, up(total), trivial)
+
+
+def _up(x: Array, blocks: int) -> Array:
+    """Rounded up: after a handful of operations and sums over blocks, and from underflow."""
+    kind = jnp.finfo(x.dtype)
+    return x * jnp.asarray(1 + (8 + blocks) * kind.eps, x.dtype) + kind.tiny
 
 
 def _largest(budget: Array, C: Array, b: Array) -> tuple[Array, Array]:
@@ -362,30 +388,66 @@ def _largest(budget: Array, C: Array, b: Array) -> tuple[Array, Array]:
 
     For y >= b with sum h_i <= budget, where h_i(y) = y - b_i - C_i log(y / b_i).  Two ways to limit
     a y: all other h are at their minimum, or the sum of logarithms at its maximum.
+
+    For any rise > 0 is rise C log(y / b) at most h(y) + depth, by the definition of depth.  At the
+    y that is sought it is that; a rise that misses it by rounding costs but the square of the miss,
+    and never lets the limit be too low.  Where next to nothing may grow, the depth is best 0.
     """
-    everything = budget + jnp.sum(C)
-    C = jnp.maximum(C, jnp.finfo(b.dtype).eps ** 2 * b)  # spares the case 0, and is no more
-    gap = b - C - C * jnp.log(b / C)  # at least 0; the minimum of h is -gap at y = C, if C > b
-    depth = jnp.where(b < C, gap, 0)
-    others = budget + (jnp.sum(depth) - depth)
-    alone = C * (1 + _root((others + gap) / C))
-    turning = jnp.sum(C * jnp.log(jnp.maximum(_level(budget, C, b, gap) * C / b, 1)))
-    growth = jnp.minimum(others + C * jnp.log(alone / b), budget + turning)
+    everything, kind = budget + jnp.sum(C), jnp.finfo(b.dtype)
+    # Larger budget and C allow more: this rounds up all that follows, and spares the case 0.
+    budget, C = _up(budget, b.size), _up(jnp.maximum(C, kind.eps**2 * b), b.size)
+    depth, gap = _depth(C, b), C * _phi((b - C) / C, jnp.log(b / C))
+    others = budget + jnp.sum(depth[None] * (1 - jnp.eye(b.size, dtype=b.dtype)), axis=1)
+    flat = (1 - 8 * kind.eps) * (b - C) / C  # the most at depth 0
+
+    def one(rise: Array) -> Array:
+        return (others + _depth(C, b, rise)) / rise
+
+    def all_of_them(rise: Array) -> Array:
+        return (budget + jnp.sum(_depth(C, b, rise))) / rise
+
+    alone = _lower(one, _root((others + gap) / C), flat)
+    turning = _lower(all_of_them, _level(budget, C, b, gap), jnp.min(flat))
+    growth = jnp.minimum(others + alone, budget + turning)
     finite = jnp.isfinite(everything)
     growth, turning = (jnp.where(finite, y, everything) for y in (growth, turning))
-    return jnp.maximum(growth, 0), turning
+    return growth, turning
+
+
+def _lower(limit: Callable[[Array], Array], *rises: Array) -> Array:
+    """The lower of the limits at two rises, which are first made positive and finite."""
+    kind = jnp.finfo(rises[0].dtype)
+    first, second = (limit(jnp.clip(rise, kind.eps, kind.max**0.5)) for rise in rises)
+    return jnp.minimum(first, second)
+
+
+def _depth(C: Array, b: Array, rise: ArrayLike = 0.0) -> Array:
+    """The most that M log(y / b) - (y - b) can be for y >= b, where M = (1 + rise) C."""
+    M = C + rise * C
+    return M * _phi(jnp.minimum((b - C - rise * C) / M, 0), jnp.log(b / M))
 
 
 def _level(budget: Array, C: Array, b: Array, gap: Array) -> Array:
-    """The largest mu >= 1 such that y = max(b, mu C) has sum h_i(y_i) <= budget: water-filling.
+    """The largest rise such that y = max(b, C + rise C) has sum h_i(y_i) <= budget: water-filling.
 
-    For any set of blocks, sum h_i(mu C_i) = budget says that mu - 1 - log(mu) is
-    (budget + sum gap_i) / sum C_i.  The set with b < mu C comes first in the order of b / C, and
+    For any set of blocks, sum h_i(C_i + rise C_i) = budget says that rise - log(1 + rise) is
+    (budget + sum gap_i) / sum C_i.  The set with b < y comes first in the order of b / C, and
     has the least such ratio: a block lowers it while its own, gap / C, is lower.
     """
     order = jnp.argsort(b / C)
     ratios = (budget + jnp.cumsum(gap[order])) / jnp.cumsum(C[order])
-    return 1 + _root(jnp.min(ratios))
+    return _root(jnp.min(ratios))
+
+
+def _phi(u: Array, log: Array) -> Array:
+    """How far u lies above log(1 + u), which is given: to the last digit.
+
+    If u is small, by log(1 + u) = 2 (s + s^3 / 3 + s^5 / 5 + ...), where s = u / (2 + u) and thus
+    u - 2 s = u s.
+    """
+    s = u / (2 + u)
+    tail = reduce(lambda tail, k: (tail + 1 / k) * s**2, _TERMS, 0.0)
+    return jnp.where(jnp.abs(u) < 0.25, s * (u - 2 * tail), u - log)
 
 
 def _root(r: Array) -> Array:
@@ -394,7 +456,7 @@ def _root(r: Array) -> Array:
     safe = jnp.where(plain, r, 1)
 
     def newton(_: int | Array, u: Array) -> Array:
-        return u - (u - jnp.log1p(u) - safe) * (1 + 1 / u)
+        return u - (_phi(u, jnp.log1p(u)) - safe) * (1 + 1 / u)
 
     above = safe + jnp.sqrt(2 * safe)
     u = jax.lax.fori_loop(0, _NEWTON, newton, jax.lax.stop_gradient(above))

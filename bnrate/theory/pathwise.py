@@ -14,7 +14,7 @@ the theorem holds for this run with that C, whatever the network:
     ...     w = w - rate * gradient
     >>> loss, norm2, spherical_gradient, rest_gradient = map(np.array, zip(*rows))
     >>> trace = Trace(loss, norm2, spherical_gradient[:-1], rest_gradient[:-1])
-    >>> print(certificate(trace, rate=rate, full_batch=True))
+    >>> print(certificate(trace, rate=rate, full_batch=True, smooth=True))
     valid (5 steps)
                                        measured  certified
       sum of squared gradients            1.028      6.763
@@ -29,8 +29,9 @@ least whose surplus is a small part of the height.
 
 A certificate says nothing of another start, rate or seed.  That a run is gradient descent on its
 blocks is not believed but checked: then, and hardly otherwise, norm2 grows at each step by
-rate^2 |D|^2 / norm2, where |D| is the spherical gradient.  All claims are about the recorded
-losses and gradients, and about the norms that follow from these by that ledger.
+rate^2 |D|^2 / norm2, where |D| is the spherical gradient.  The ledger knows the length of a step,
+not its sign, which is inferred from the losses: they fall where steps are small.  All claims are
+about the recorded losses and gradients, and about the norms that follow from these by that ledger.
 """
 
 from collections.abc import Iterator
@@ -47,7 +48,9 @@ from bnrate.theory.constants import Constants
 
 Label = Literal["valid", "estimate", "refused"]
 
-_TOLERANCE, _TOLERANCE_ELSE = {"float64": 1e-9}, 1e-4  # of norm2, relative, by dtype
+_TOLERANCE, _TOLERANCE_ELSE = 1e-9, 1e-4  # of norm2, relative; in float64, and in less
+_SHARE = 1e-3  # of what norm2 grows by: more is not due to rounding, if that can be told
+_TOLD = 1e3  # times the rounding: what can be told from it
 
 
 class Trace(NamedTuple):
@@ -81,6 +84,18 @@ class Claim(NamedTuple):
 _NO_CLAIM = Claim(np.nan, np.nan)
 
 
+class _Ledger(NamedTuple):
+    """The inverse rates that follow from the first norms and from the gradients.
+
+    Attributes:
+      inverse_rate: b = norm2 / rate of each block, before each step and after the last.
+      growth: what each step adds to it: small steps would be lost in a large b.
+    """
+
+    inverse_rate: Float[np.ndarray, "records blocks"]
+    growth: Float[np.ndarray, "steps blocks"]
+
+
 class Certificate(NamedTuple):
     """What is known of a run.
 
@@ -92,7 +107,7 @@ class Certificate(NamedTuple):
       total: sum of the squared gradients, on all spheres and in the rest.
       descent: sum of angle times spherical gradient, and of safety * rate_rest / 2 times the
         squared gradient in the rest.
-      norm2: of each block at the end.
+      norm2: of each block at the end, as its gradients make it.
       curvature: C, the least whose surplus is within the allowance.
       surplus: what the steps cost beyond C theta^2, rounding included; part of what is certified.
       realised: the largest cost of any step, over its theta^2.  For comparison with constants and
@@ -121,7 +136,7 @@ def certificate(
     *,
     rate: float,
     full_batch: bool,
-    smooth: bool = True,
+    smooth: bool,
     rate_rest: float | None = None,
     safety: float = 0.5,
     allowance: float = 0.01,
@@ -130,21 +145,25 @@ def certificate(
     """Certify a run from its trace.
 
     Computed in float64 on the host.  Refused are traces whose norms do not follow from their
-    gradients (to 1e-9 in float64, to 1e-4 in less): runs with decay, momentum, projections, other
-    rules or rates, losses that are not scale-invariant; and what is not finite.  An estimate are
-    float32 runs, whose losses are not known well enough; runs on losses that are not smooth, which
-    may cost any amount in the next step; and runs on changing batches: their losses are not of one
-    function, and all that is claimed of them is that the squared batch gradients on the spheres sum
-    up to (b_T^2 - b_0^2) / 2 at most.
+    gradients (to 1e-9 in float64, to 1e-4 in less, and to a thousandth of what they grow by): runs
+    with decay, momentum, projections, other rules or rates, losses that are not scale-invariant;
+    what is not finite, and what rounding leaves no digits of.  An estimate are float32 runs, whose
+    losses are not known well enough; runs on losses that are not smooth, which may cost any amount
+    in the next step; runs whose norms grow too little to tell plain steps from others, or whose
+    losses do not fall where steps are small, as in gradient ascent; and runs on changing batches:
+    their losses are not of one function, and all that is claimed of them is that the squared batch
+    gradients on the spheres sum up to (b_T^2 - b_0^2) / 2 at most.
 
     The blocks must take plain steps; the rest may follow any rule: its steps are among the costs.
+    Losses fall by what blocks and rest earn together, so ascent in a block that earns little beside
+    the others, or beside the rest, goes unnoticed.
 
     Args:
       trace: of every step.
       rate: eta of the blocks.
       full_batch: whether all steps use the same batch, and the loss is that on this batch.
       smooth: whether the loss is twice continuously differentiable, as the theorem assumes; with a
-        ReLU it is not.  `curvature.smoothness_residual` can tell.
+        ReLU it is not.  `curvature.smoothness_residual` is the witness.
       rate_rest: eta of the rest; for a rule other than plain steps, any number of its order: a
         weight.  None if there is no rest.
       safety: c, in (0, 1]; c * rate_rest / 2 is the descent that a squared gradient in the rest
@@ -155,36 +174,41 @@ def certificate(
       every: steps from one record to the next; only 1 can be certified.
 
     Raises:
-      ValueError: the shapes of the trace do not fit, it has no steps or blocks, or a norm of zero;
-        a rate or the safety is out of range; the rest has gradients, and `rate_rest` is missing.
+      ValueError: the shapes of the trace do not fit, it has no steps or blocks, or a norm of zero,
+        or is not of real numbers; a rate, the safety or the allowance is out of range; the rest has
+        gradients, and `rate_rest` is missing.
     """
-    in_range("rate", rate, "(0, inf)")
-    in_range("rate_rest", 1.0 if rate_rest is None else rate_rest, "(0, inf)")
+    with jax.enable_x64(True), np.errstate(all="ignore"):  # what overflows is refused
+        in_range("rate", rate, "(0, inf)")
+        in_range("allowance", allowance, "[0, inf)")
+        weight, (numbers, dtype) = _weight(rate_rest, safety), _numbers(trace)
+        if rate_rest is None and np.any(numbers.rest_gradient != 0):
+            raise ValueError(
+                "the trace has gradients in the rest; give rate_rest, a rate or a weight"
+            )
+        ledger = _ledger(numbers, rate)
+        wrong = _refusals(numbers, ledger, rate, every, dtype)
+        if wrong:
+            return Certificate("refused", (wrong,), len(numbers.rest_gradient))
+        if full_batch:
+            found = _certified(numbers, ledger, rate, weight, allowance)
+        else:
+            found = _of_batches(numbers, ledger)
+        reasons = tuple(_doubts(numbers, ledger, rate, weight, dtype, full_batch, smooth))
+        return _consistent(found, reasons)
+
+
+def _weight(rate_rest: float | None, safety: float) -> float:
+    """What a squared gradient in the rest should earn; 0 without a rest."""
     in_range("safety", safety, "(0, 1]")
-    in_range("allowance", allowance, "[0, inf)")
-    numbers, dtype = _numbers(trace)
-    if rate_rest is None and np.any(numbers.rest_gradient != 0):
-        raise ValueError("the trace has gradients in the rest; give rate_rest, a rate or a weight")
-    ledger = _ledger(numbers, rate)
-    wrong = _refusals(numbers, ledger, rate, every, _TOLERANCE.get(dtype, _TOLERANCE_ELSE))
-    steps = len(numbers.rest_gradient)
-    if wrong:
-        return Certificate("refused", wrong, steps)
-    if not full_batch:
-        return _of_batches(numbers, ledger, rate)
-    found = _certified(numbers, ledger, rate, rate_rest, safety, allowance)
-    reasons = []
-    if dtype != "float64":
-        reasons.append(f"the trace is in {dtype}: the rounding of its losses is not accounted for")
-    if not smooth:
-        reasons.append(
-            "the loss is not twice continuously differentiable: the sums are right for these "
-            "steps, but no curvature bounds what further ones may cost"
-        )
-    return found._replace(label="estimate" if reasons else "valid", reasons=tuple(reasons))
+    if rate_rest is None:
+        return 0.0
+    in_range("rate_rest", rate_rest, "(0, inf)")
+    in_range("safety * rate_rest / 2", safety * rate_rest / 2, "(0, inf)")
+    return safety * rate_rest / 2
 
 
-def _numbers(trace: Trace) -> tuple[Trace, str]:
+def _numbers(trace: Trace) -> tuple[Trace, np.dtype]:
     """The trace in float64, and the narrowest of its dtypes."""
     arrays = Trace(*map(np.asarray, trace))
     steps, blocks = (*arrays.spherical_gradient.shape, 0, 0)[:2]
@@ -195,85 +219,168 @@ def _numbers(trace: Trace) -> tuple[Trace, str]:
             "a trace of T steps and m blocks has loss (T+1,), norm2 (T+1, m), spherical_gradient "
             f"(T, m), rest_gradient (T,), with T and m at least 1; got {shapes}"
         )
-    dtype = min((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
+    for name, array in arrays._asdict().items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} must be of real numbers, got dtype {array.dtype}")
+    floats = [array.dtype for array in arrays if array.dtype.kind == "f"]
+    dtype = min([np.dtype(float), *floats], key=lambda dtype: dtype.itemsize)
     wide = Trace(*(array.astype(float) for array in arrays))
     for name, legal in (("norm2", "(0, inf)"), ("spherical_gradient", "[0, inf)")):
         values = getattr(wide, name)
         in_range(name, values[np.isfinite(values)], legal)
-    return wide, dtype.name
+    return wide, dtype
 
 
-def _ledger(trace: Trace, rate: float) -> np.ndarray:
-    """The norms that follow from the first and from the gradients, like norm2."""
-    G = trace.norm2.copy()
-    with np.errstate(all="ignore"):  # what overflows is found out
-        for t, D in enumerate(trace.spherical_gradient):
-            G[t + 1] = G[t] + (rate * D) ** 2 / G[t]
-    return G
+def _ledger(trace: Trace, rate: float) -> _Ledger:
+    start = trace.norm2[0] / rate
+    growth, grown = np.zeros_like(trace.spherical_gradient), np.zeros_like(trace.norm2)
+    for t, D in enumerate(trace.spherical_gradient):
+        growth[t] = D * (D / (start + grown[t]))  # D^2 might underflow
+        grown[t + 1] = grown[t] + growth[t]
+    return _Ledger(start + grown, growth)
 
 
 def _refusals(
-    trace: Trace, ledger: np.ndarray, rate: float, every: int, tolerance: float
-) -> tuple[str, ...]:
-    """Why the theorem does not speak of this trace; the first of each kind."""
+    trace: Trace, ledger: _Ledger, rate: float, every: int, dtype: np.dtype
+) -> str | None:
+    """Why the theorem does not speak of this trace."""
     if every != 1:
-        return (f"one step in {every} was recorded; each step is needed",)
+        return f"one step in {every} was recorded; each step is needed"
     for name, values in trace._asdict().items():
         if not np.all(np.isfinite(values)):
             at = np.argwhere(~np.isfinite(values))[0][0]
-            return (f"{name} is not finite at record {at}",)
-    wrong = ~(np.abs(trace.norm2 - ledger) <= tolerance * ledger)
+            return f"{name} is not finite at record {at}"
+    norm2 = rate * ledger.inverse_rate
+    largest = np.maximum(norm2, ledger.inverse_rate)  # NaN stays
+    least = np.minimum(norm2, ledger.inverse_rate)
+    if not np.all((least >= np.finfo(float).tiny) & (largest < np.inf)):
+        return "the norms that follow from the gradients are too large, or too small, for float64"
+    wrong = _wrong(trace.norm2, norm2, rate * ledger.growth, dtype)
     if not wrong.any():
-        return ()
+        return None
     t, block = np.argwhere(wrong)[0]
     return (
         f"norm2 of block {block} is {trace.norm2[t, block]:.12g} after {t} steps, to which plain "
-        f"steps at rate {rate:g} would have led it is {ledger[t, block]:.12g}: there is decay, "
+        f"steps at rate {rate:g} would have led it is {norm2[t, block]:.12g}: there is decay, "
         "momentum, a projection, another rule or rate, a step left out, or the loss is not "
-        "scale-invariant (the epsilon of a normalisation?)",
+        "scale-invariant (the epsilon of a normalisation?)"
     )
 
 
-def _of_batches(trace: Trace, ledger: np.ndarray, rate: float) -> Certificate:
-    """b_T^2 >= b_0^2 + 2 sum n holds for any gradients."""
-    squares = np.sum(trace.spherical_gradient**2)
-    growth = np.sum((ledger[-1] - ledger[0]) * (ledger[-1] + ledger[0])) / rate**2 / 2
-    reason = (
-        "the losses are of different batches, of which the theorem does not speak: the total is of "
-        "squared batch gradients on the spheres, and bounded by the growth of norm2"
-    )
-    steps = len(trace.rest_gradient)
-    return Certificate("estimate", (reason,), steps, total=Claim(float(squares), float(growth)))
+def _wrong(
+    recorded: np.ndarray, norm2: np.ndarray, growth: np.ndarray, dtype: np.dtype
+) -> np.ndarray:
+    """Where recorded norms are none of plain steps: in all, by one step, or at the end."""
+    eps = float(np.finfo(dtype).eps)
+    tolerance = _TOLERANCE_ELSE if _narrow(dtype) else _TOLERANCE
+    wrong = np.abs(recorded - norm2) > tolerance * norm2
+    by_step = np.abs(np.diff(recorded, axis=0) - growth)
+    wrong[1:] |= by_step > _SHARE * growth + _TOLD * eps * norm2[1:]
+    rounding = eps * max(_TOLD, len(growth)) * norm2[-1]
+    wrong[-1] |= _residual(recorded, growth) > np.maximum(_SHARE * growth.sum(0), rounding)
+    return wrong
+
+
+def _narrow(dtype: np.dtype) -> bool:
+    return dtype.itemsize < 8
+
+
+def _residual(recorded: np.ndarray, growth: np.ndarray) -> np.ndarray:
+    """What each block grew by, and should not have."""
+    return np.abs(recorded[-1] - recorded[0] - growth.sum(0))
+
+
+def _doubts(
+    trace: Trace,
+    ledger: _Ledger,
+    rate: float,
+    weight: float,
+    dtype: np.dtype,
+    full_batch: bool,
+    smooth: bool,
+) -> Iterator[str]:
+    """Why a certificate is an estimate only."""
+    if not full_batch:
+        yield (
+            "the losses are of different batches, of which the theorem does not speak: the total "
+            "is of squared batch gradients on the spheres, and bounded by the growth of norm2"
+        )
+    if _narrow(dtype):
+        yield f"the trace is in {dtype}: the rounding of its losses is not accounted for"
+    if not smooth:
+        yield (
+            "the loss is not twice continuously differentiable: the sums are right for these "
+            "steps, but no curvature bounds what further ones may cost"
+        )
+    growth = rate * ledger.growth.sum(0)
+    unseen = growth < _TOLD * np.finfo(dtype).eps * trace.norm2[0]
+    unseen |= _residual(trace.norm2, rate * ledger.growth) > _SHARE * growth
+    unseen &= np.any(trace.spherical_gradient != 0, axis=0)
+    if unseen.any():
+        yield (
+            f"norm2 of block {np.argmax(unseen)} grew too little to tell plain steps from others: "
+            f"by {growth[np.argmax(unseen)]:.3g}, by its gradients"
+        )
+    if full_batch and not _descends(trace, ledger, weight):
+        yield (
+            "the losses do not fall where the steps are smallest and can be told from rounding: "
+            "this may be gradient ascent"
+        )
+
+
+def _descends(trace: Trace, ledger: _Ledger, weight: float) -> bool:
+    """Whether the sign of the steps is that of descent, or there are none.
+
+    The smaller an angle, the closer is the change of the loss to what it earned, with a minus for
+    descent and a plus for ascent.  Of the steps that can be told from rounding, the tenth that turn
+    least decides.
+    """
+    turned, earned = _steps(trace, ledger, weight)
+    told = np.flatnonzero((turned > 0) & (earned > _TOLD * _rounding(trace.loss, earned)))
+    smallest = told[np.argsort(turned[told])][: -(-len(told) // 10)]
+    still = not trace.spherical_gradient.any()
+    return still or float(np.sum(np.diff(trace.loss)[smallest])) < 0
+
+
+def _consistent(found: Certificate, reasons: tuple[str, ...]) -> Certificate:
+    """With its label; refused if its own claims do not hold, or are infinite or NaN."""
+    for claim in (found.total, found.descent, found.norm2):
+        holds = (claim.measured <= claim.certified) & np.isfinite(claim.certified)
+        if claim is not _NO_CLAIM and not np.all(holds):
+            reason = "the numbers of this trace are too large, or lose too many digits, for float64"
+            return Certificate("refused", (reason,), found.steps)
+    return found._replace(label="estimate" if reasons else "valid", reasons=reasons)
+
+
+def _of_batches(trace: Trace, ledger: _Ledger) -> Certificate:
+    """b_T^2 - b_0^2 = sum 2 D^2 + growth^2 holds for any gradients."""
+    squares = trace.spherical_gradient**2
+    total = Claim(float(np.sum(squares)), float(np.sum(squares + ledger.growth**2 / 2)))
+    return Certificate("estimate", (), len(squares), total=total)
 
 
 def _certified(
-    trace: Trace,
-    ledger: np.ndarray,
-    rate: float,
-    rate_rest: float | None,
-    safety: float,
-    allowance: float,
+    trace: Trace, ledger: _Ledger, rate: float, weight: float, allowance: float
 ) -> Certificate:
     """The GD bound for what the steps cost."""
     D, rest = trace.spherical_gradient, trace.rest_gradient
-    weight = 0.0 if rate_rest is None else safety * rate_rest / 2
-    angle = np.arctan2(rate * D, ledger[:-1])
-    turned = np.sum(angle**2, axis=1)
-    earned = np.sum(angle * D, axis=1) + weight * rest**2
-    costs, rounding = _costs(trace.loss, earned)
+    turned, earned = _steps(trace, ledger, weight)
+    rounding = _rounding(trace.loss, earned)
+    # Else, where nothing turns any more, the last digits of the losses would look like cost.
+    costs = np.maximum(np.diff(trace.loss) + earned - rounding, 0)
     height = trace.loss[0] - np.min(trace.loss)
     C = _curvature(costs, turned, allowance * height)
-    surplus = rounding + float(np.sum(np.maximum(costs - C * turned, 0)))
-    bound = _bound(trace, C, height + surplus, rate, rate_rest, safety)
+    surplus = float(np.sum(rounding) + np.sum(np.maximum(costs - C * turned, 0)))
+    bound = _bound(trace, C, height + surplus, rate, weight)
     total, descent = float(np.sum(D**2) + np.sum(rest**2)), float(np.sum(earned))
-    factor = max(np.max(ledger[-1]) / rate, 1 / weight if weight else 0)
+    factor = max(np.max(ledger.inverse_rate[-1]), np.divide(1, weight) if weight else 0)
     return Certificate(
         label="valid",
         reasons=(),
         steps=len(rest),
         total=Claim(total, float(bound.total)),
         descent=Claim(descent, float(bound.descent)),
-        norm2=Claim(trace.norm2[-1], np.asarray(bound.norm2)),
+        norm2=Claim(rate * ledger.inverse_rate[-1], np.asarray(bound.norm2)),
         curvature=C,
         surplus=surplus,
         realised=_curvature(costs, turned, 0.0),
@@ -281,13 +388,16 @@ def _certified(
     )
 
 
-def _costs(loss: np.ndarray, earned: np.ndarray) -> tuple[np.ndarray, float]:
-    """What each step lacks of what it earned, beyond rounding; and the sum of all rounding.
+def _steps(trace: Trace, ledger: _Ledger, weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each step, the sum of theta^2, and what it earns."""
+    D = trace.spherical_gradient
+    angle = np.arctan2(D, ledger.inverse_rate[:-1])
+    return np.sum(angle**2, axis=1), np.sum(angle * D, axis=1) + weight * trace.rest_gradient**2
 
-    Else, where nothing turns any more, the last digits of the losses would look like cost.
-    """
-    rounding = 8 * np.finfo(float).eps * (np.abs(loss[1:]) + np.abs(loss[:-1]) + earned)
-    return np.maximum(np.diff(loss) + earned - rounding, 0), float(np.sum(rounding))
+
+def _rounding(loss: np.ndarray, earned: np.ndarray) -> np.ndarray:
+    """Of what each step costs: loss after it, less the loss before, plus what it earned."""
+    return 8 * np.finfo(float).eps * (np.abs(loss[1:]) + np.abs(loss[:-1]) + earned)
 
 
 def _curvature(costs: np.ndarray, turned: np.ndarray, allowed: float) -> float:
@@ -303,22 +413,27 @@ def _curvature(costs: np.ndarray, turned: np.ndarray, allowed: float) -> float:
     return float(np.max(needed, initial=0))
 
 
-def _bound(
-    trace: Trace, C: float, height: float, rate: float, rate_rest: float | None, safety: float
-) -> gd.Bound:
-    """The GD bound for a loss with constants that make C the cost of turning any block."""
+def _bound(trace: Trace, C: float, height: float, rate: float, weight: float) -> gd.Bound:
+    """The GD bound for a loss with constants that make C the cost of turning any block.
+
+    In the rest the squared gradient is 1 / weight times its share of the descent.
+    """
     B = np.max(trace.spherical_gradient, axis=0)
-    with jax.enable_x64(True):
-        constants = Constants(
-            tangent=jnp.asarray(2 * C * np.eye(len(B))),
-            ambient=jnp.full((len(B),) * 2, jnp.inf),
-            gradient=jnp.asarray(B),
-            mixed=jnp.zeros(len(B)),
-            rest=jnp.asarray(0.0 if rate_rest is None else 2 * (1 - safety) / rate_rest),
-            lowest=jnp.zeros(()),
-        )
-        norm2 = jnp.asarray(trace.norm2[0])
-        return gd.geodesic(constants, loss=height, norm2=norm2, rate=rate, rate_rest=rate_rest)
+    if not np.isfinite(C + height):
+        return gd.Bound(*(jnp.full(B.shape, jnp.nan),) * 2, *(jnp.array(jnp.nan),) * 3)
+    constants = Constants(
+        tangent=jnp.asarray(2 * C * np.eye(len(B))),
+        ambient=jnp.full((len(B),) * 2, jnp.inf),
+        gradient=jnp.asarray(B),
+        mixed=jnp.zeros(len(B)),
+        rest=jnp.zeros(()),
+        lowest=jnp.zeros(()),
+    )
+    found = gd.geodesic(constants, loss=height, norm2=jnp.asarray(trace.norm2[0]), rate=rate)
+    if not weight:
+        return found
+    share = jnp.maximum(jnp.max(found.inverse_rate), np.divide(1, weight))
+    return found._replace(total=share * found.descent)
 
 
 def _table(found: Certificate) -> Iterator[str]:

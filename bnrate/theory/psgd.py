@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bnrate.ranges import in_range
+from bnrate.theory import gd
 from bnrate.theory.constants import Constants
 
 
@@ -70,7 +71,7 @@ def bound(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    gap = in_range("loss - lowest", jnp.asarray(loss) - constants.lowest, "[0, inf)")
+    gap = gd.height(loss, constants.lowest)
     margin = _margin(constants, rate)
     T = jnp.arange(1, steps + 1).astype(margin.dtype)
     return gap / (rate * margin * T) + floor(constants, deviation, rate)

@@ -216,13 +216,16 @@ def envelope(
     B, G = in_range("gradient", gradient, "[0, inf)"), in_range("norm2", norm2, "(0, inf)")
     dtype = jnp.result_type(B, G, rate, alpha)
 
-    def step(grown: Array, eta: Array) -> tuple[Array, Array]:
-        grown = grown + (eta * B) ** 2 / (G + grown)
-        return grown, grown
+    def step(carry: tuple[Array, Array], eta: Array) -> tuple[tuple[Array, Array], Array]:
+        grown, lost = carry
+        added = (eta * B) ** 2 / (G + grown) + lost
+        total = grown + added
+        return (total, added - (total - grown)), total
 
-    # What has been added is summed up apart: rounding would lose it in a large G_0.
+    # What has been added is summed up apart: rounding would lose it in a large G_0.  So are the
+    # digits that small steps lose in that sum (Kahan 1965), without which it would come to a halt.
     start = jnp.zeros(B.shape, dtype)
-    _, grown = jax.lax.scan(step, start, _rates(rate, alpha, steps, dtype))
+    _, grown = jax.lax.scan(step, (start, start), _rates(rate, alpha, steps, dtype))
     return G[None] + jnp.concatenate([start[None], grown])
 
 
@@ -261,8 +264,10 @@ def _descent(
     rate_rest: ArrayLike | None,
 ) -> Array:
     """The gap, sum_i C_i log(G_T / G_0), and sum_i psi(x) eta B B' / G_0, x = (eta B / G_0)^2."""
-    gap = in_range("loss - lowest", jnp.asarray(loss) - constants.lowest, "[0, inf)")
-    C = in_range("cost of turning", gd.cost(constants, rate_rest), "[0, inf]")
+    gap = gd.height(loss, constants.lowest)
+    mixed = in_range("constants.mixed", constants.mixed, "[0, inf]")
+    cost = gd.cost(constants._replace(mixed=mixed), rate_rest)
+    C = in_range("cost of turning", cost, "[0, inf]")
     angles = jnp.sum(C[None] * jnp.log(G[1:] / G[:1]), axis=1)
     tan = rate * noise.gradient / G[0]
     psi = 1 - 2 / (3 + tan**2)  # (1 + x) / (3 + x), without overflow
@@ -309,4 +314,5 @@ def _falling(power: ArrayLike, steps: int, dtype: jnp.dtype) -> Array:
     """(t + 1)^-power for t = 0 ... steps - 1."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    return jnp.arange(1, steps + 1).astype(dtype) ** -jnp.asarray(power)
+    power = jnp.asarray(power)
+    return jnp.arange(1, steps + 1).astype(dtype) ** -power + 0 * power  # else 1^NaN is 1
