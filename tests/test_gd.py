@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnrate.theory import gd
+from bnrate.theory import filling, gd
 
 FEW = settings(max_examples=40, deadline=None)
 
@@ -184,8 +184,8 @@ def test_small_and_large_budgets_leave_no_less_than_is_due(dtype, budget, ratio)
     with jax.enable_x64(dtype == "float64"):
         b, budget = np.ones(2, dtype), min(budget, float(np.finfo(dtype).max) / 1e8)
         C = (b / ratio).astype(dtype)
-        found = jax.jit(gd._largest)(np.asarray(budget, dtype), C, b)
-        growth, turning = (np.asarray(gd._up(x, 2), float) for x in found)
+        found = jax.jit(filling.largest)(np.asarray(budget, dtype), C, b)
+        growth, turning = (np.asarray(filling.rounded_up(x, 2), float) for x in found)
     budget, cost = float(np.asarray(budget, dtype)), float(C[0])
     assert np.all(growth >= budget)
     if cost < 1:  # log(1 + e) lies between e - e^2 / 2 and e
@@ -220,7 +220,7 @@ def test_gradient_descent_from_next_to_the_bottom(dtype, b, angle):
 @pytest.mark.usefixtures("float64")
 def test_roots_next_to_one():
     r = jnp.geomspace(1e-300, 1e-6, 50)
-    np.testing.assert_allclose(gd._root(r), jnp.sqrt(2 * r) + 2 * r / 3, rtol=1e-6)
+    np.testing.assert_allclose(filling.root(r), jnp.sqrt(2 * r) + 2 * r / 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("b", [1e-25, 1e25])

@@ -2,11 +2,11 @@
 
 How small gradients become:
 
-- `gd`, `sgd`: bounds for gradient descent and SGD, at any rate.
+- `gd`, `sgd`: bounds for gradient descent and SGD, at any rate (`filling` has their numerics).
 - `psgd`: what is left of them if norms are reset.
 - `chain`, `gdnp`: a loss on which no method is faster; steps that are linearly fast.
 - `constants`: what the bounds need to know of a loss.
-- `pathwise`: a bound for one run, from its trace alone.
+- `pathwise`: a bound for one run, from its trace alone, if that is one of plain steps (`ledger`).
 
 What weight decay does:
 

@@ -40,33 +40,23 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from bnrate.ranges import in_range
 from bnrate.theory import gd
 from bnrate.theory.constants import Constants
+from bnrate.theory.ledger import (
+    SHARE,
+    TOLD,
+    Ledger,
+    Trace,
+    followed,
+    narrow,
+    numbers,
+    refusal,
+    residual,
+)
 
 Label = Literal["valid", "estimate", "refused"]
-
-_TOLERANCE, _TOLERANCE_ELSE = 1e-9, 1e-4  # of norm2, relative; in float64, and in less
-_SHARE = 1e-3  # of what norm2 grows by: more is not due to rounding, if that can be told
-_TOLD = 1e3  # times the rounding: what can be told from it
-
-
-class Trace(NamedTuple):
-    """What was recorded of one run at every step, of one loss on one batch; NumPy arrays.
-
-    Attributes:
-      loss: before each step, and after the last.
-      norm2: G of each block, likewise.
-      spherical_gradient: |D| of each block at each step: |w| |gradient|.
-      rest_gradient: the norm of the gradient in the rest at each step; 0 without a rest.
-    """
-
-    loss: Float[np.ndarray, " records"]
-    norm2: Float[np.ndarray, "records blocks"]
-    spherical_gradient: Float[np.ndarray, "steps blocks"]
-    rest_gradient: Float[np.ndarray, " steps"]
 
 
 class Claim(NamedTuple):
@@ -82,18 +72,6 @@ class Claim(NamedTuple):
 
 
 _NO_CLAIM = Claim(np.nan, np.nan)
-
-
-class _Ledger(NamedTuple):
-    """The inverse rates that follow from the first norms and from the gradients.
-
-    Attributes:
-      inverse_rate: b = norm2 / rate of each block, before each step and after the last.
-      growth: what each step adds to it: small steps would be lost in a large b.
-    """
-
-    inverse_rate: Float[np.ndarray, "records blocks"]
-    growth: Float[np.ndarray, "steps blocks"]
 
 
 class Certificate(NamedTuple):
@@ -181,20 +159,20 @@ def certificate(
     with jax.enable_x64(True), np.errstate(all="ignore"):  # what overflows is refused
         in_range("rate", rate, "(0, inf)")
         in_range("allowance", allowance, "[0, inf)")
-        weight, (numbers, dtype) = _weight(rate_rest, safety), _numbers(trace)
-        if rate_rest is None and np.any(numbers.rest_gradient != 0):
+        weight, (trace, dtype) = _weight(rate_rest, safety), numbers(trace)
+        if rate_rest is None and np.any(trace.rest_gradient != 0):
             raise ValueError(
                 "the trace has gradients in the rest; give rate_rest, a rate or a weight"
             )
-        ledger = _ledger(numbers, rate)
-        wrong = _refusals(numbers, ledger, rate, every, dtype)
+        ledger = followed(trace, rate)
+        wrong = refusal(trace, ledger, rate, every, dtype)
         if wrong:
-            return Certificate("refused", (wrong,), len(numbers.rest_gradient))
+            return Certificate("refused", (wrong,), len(trace.rest_gradient))
         if full_batch:
-            found = _certified(numbers, ledger, rate, weight, allowance)
+            found = _certified(trace, ledger, rate, weight, allowance)
         else:
-            found = _of_batches(numbers, ledger)
-        reasons = tuple(_doubts(numbers, ledger, rate, weight, dtype, full_batch, smooth))
+            found = _of_batches(trace, ledger)
+        reasons = tuple(_doubts(trace, ledger, rate, weight, dtype, full_batch, smooth))
         return _consistent(found, reasons)
 
 
@@ -208,91 +186,9 @@ def _weight(rate_rest: float | None, safety: float) -> float:
     return safety * rate_rest / 2
 
 
-def _numbers(trace: Trace) -> tuple[Trace, np.dtype]:
-    """The trace in float64, and the narrowest of its dtypes."""
-    arrays = Trace(*map(np.asarray, trace))
-    steps, blocks = (*arrays.spherical_gradient.shape, 0, 0)[:2]
-    wanted = [(steps + 1,), (steps + 1, blocks), (steps, blocks), (steps,)]
-    shapes = [array.shape for array in arrays]
-    if shapes != wanted or not steps * blocks:
-        raise ValueError(
-            "a trace of T steps and m blocks has loss (T+1,), norm2 (T+1, m), spherical_gradient "
-            f"(T, m), rest_gradient (T,), with T and m at least 1; got {shapes}"
-        )
-    for name, array in arrays._asdict().items():
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"{name} must be of real numbers, got dtype {array.dtype}")
-    floats = [array.dtype for array in arrays if array.dtype.kind == "f"]
-    dtype = min([np.dtype(float), *floats], key=lambda dtype: dtype.itemsize)
-    wide = Trace(*(array.astype(float) for array in arrays))
-    for name, legal in (("norm2", "(0, inf)"), ("spherical_gradient", "[0, inf)")):
-        values = getattr(wide, name)
-        in_range(name, values[np.isfinite(values)], legal)
-    return wide, dtype
-
-
-def _ledger(trace: Trace, rate: float) -> _Ledger:
-    start = trace.norm2[0] / rate
-    growth, grown = np.zeros_like(trace.spherical_gradient), np.zeros_like(trace.norm2)
-    for t, D in enumerate(trace.spherical_gradient):
-        growth[t] = D * (D / (start + grown[t]))  # D^2 might underflow
-        grown[t + 1] = grown[t] + growth[t]
-    return _Ledger(start + grown, growth)
-
-
-def _refusals(
-    trace: Trace, ledger: _Ledger, rate: float, every: int, dtype: np.dtype
-) -> str | None:
-    """Why the theorem does not speak of this trace."""
-    if every != 1:
-        return f"one step in {every} was recorded; each step is needed"
-    for name, values in trace._asdict().items():
-        if not np.all(np.isfinite(values)):
-            at = np.argwhere(~np.isfinite(values))[0][0]
-            return f"{name} is not finite at record {at}"
-    norm2 = rate * ledger.inverse_rate
-    largest = np.maximum(norm2, ledger.inverse_rate)  # NaN stays
-    least = np.minimum(norm2, ledger.inverse_rate)
-    if not np.all((least >= np.finfo(float).tiny) & (largest < np.inf)):
-        return "the norms that follow from the gradients are too large, or too small, for float64"
-    wrong = _wrong(trace.norm2, norm2, rate * ledger.growth, dtype)
-    if not wrong.any():
-        return None
-    t, block = np.argwhere(wrong)[0]
-    return (
-        f"norm2 of block {block} is {trace.norm2[t, block]:.12g} after {t} steps, to which plain "
-        f"steps at rate {rate:g} would have led it is {norm2[t, block]:.12g}: there is decay, "
-        "momentum, a projection, another rule or rate, a step left out, or the loss is not "
-        "scale-invariant (the epsilon of a normalisation?)"
-    )
-
-
-def _wrong(
-    recorded: np.ndarray, norm2: np.ndarray, growth: np.ndarray, dtype: np.dtype
-) -> np.ndarray:
-    """Where recorded norms are none of plain steps: in all, by one step, or at the end."""
-    eps = float(np.finfo(dtype).eps)
-    tolerance = _TOLERANCE_ELSE if _narrow(dtype) else _TOLERANCE
-    wrong = np.abs(recorded - norm2) > tolerance * norm2
-    by_step = np.abs(np.diff(recorded, axis=0) - growth)
-    wrong[1:] |= by_step > _SHARE * growth + _TOLD * eps * norm2[1:]
-    rounding = eps * max(_TOLD, len(growth)) * norm2[-1]
-    wrong[-1] |= _residual(recorded, growth) > np.maximum(_SHARE * growth.sum(0), rounding)
-    return wrong
-
-
-def _narrow(dtype: np.dtype) -> bool:
-    return dtype.itemsize < 8
-
-
-def _residual(recorded: np.ndarray, growth: np.ndarray) -> np.ndarray:
-    """What each block grew by, and should not have."""
-    return np.abs(recorded[-1] - recorded[0] - growth.sum(0))
-
-
 def _doubts(
     trace: Trace,
-    ledger: _Ledger,
+    ledger: Ledger,
     rate: float,
     weight: float,
     dtype: np.dtype,
@@ -305,7 +201,7 @@ def _doubts(
             "the losses are of different batches, of which the theorem does not speak: the total "
             "is of squared batch gradients on the spheres, and bounded by the growth of norm2"
         )
-    if _narrow(dtype):
+    if narrow(dtype):
         yield f"the trace is in {dtype}: the rounding of its losses is not accounted for"
     if not smooth:
         yield (
@@ -313,8 +209,8 @@ def _doubts(
             "steps, but no curvature bounds what further ones may cost"
         )
     growth = rate * ledger.growth.sum(0)
-    unseen = growth < _TOLD * np.finfo(dtype).eps * trace.norm2[0]
-    unseen |= _residual(trace.norm2, rate * ledger.growth) > _SHARE * growth
+    unseen = growth < TOLD * np.finfo(dtype).eps * trace.norm2[0]
+    unseen |= residual(trace.norm2, rate * ledger.growth) > SHARE * growth
     unseen &= np.any(trace.spherical_gradient != 0, axis=0)
     if unseen.any():
         yield (
@@ -328,15 +224,17 @@ def _doubts(
         )
 
 
-def _descends(trace: Trace, ledger: _Ledger, weight: float) -> bool:
+def _descends(trace: Trace, ledger: Ledger, weight: float) -> bool:
     """Whether the sign of the steps is that of descent, or there are none.
 
     The smaller an angle, the closer is the change of the loss to what it earned, with a minus for
-    descent and a plus for ascent.  Of the steps that can be told from rounding, the tenth that turn
-    least decides.
+    descent and a plus for ascent.  Of the steps that can be told from rounding, and if there are
+    such, from what the rest does, the tenth that turn least decides.
     """
     turned, earned = _steps(trace, ledger, weight)
-    told = np.flatnonzero((turned > 0) & (earned > _TOLD * _rounding(trace.loss, earned)))
+    told = (turned > 0) & (earned > TOLD * _rounding(trace.loss, earned))
+    by_blocks = told & (earned > 8 * weight * trace.rest_gradient**2)
+    told = np.flatnonzero(by_blocks if by_blocks.any() else told)
     smallest = told[np.argsort(turned[told])][: -(-len(told) // 10)]
     still = not trace.spherical_gradient.any()
     return still or float(np.sum(np.diff(trace.loss)[smallest])) < 0
@@ -352,7 +250,7 @@ def _consistent(found: Certificate, reasons: tuple[str, ...]) -> Certificate:
     return found._replace(label="estimate" if reasons else "valid", reasons=reasons)
 
 
-def _of_batches(trace: Trace, ledger: _Ledger) -> Certificate:
+def _of_batches(trace: Trace, ledger: Ledger) -> Certificate:
     """b_T^2 - b_0^2 = sum 2 D^2 + growth^2 holds for any gradients."""
     squares = trace.spherical_gradient**2
     total = Claim(float(np.sum(squares)), float(np.sum(squares + ledger.growth**2 / 2)))
@@ -360,7 +258,7 @@ def _of_batches(trace: Trace, ledger: _Ledger) -> Certificate:
 
 
 def _certified(
-    trace: Trace, ledger: _Ledger, rate: float, weight: float, allowance: float
+    trace: Trace, ledger: Ledger, rate: float, weight: float, allowance: float
 ) -> Certificate:
     """The GD bound for what the steps cost."""
     D, rest = trace.spherical_gradient, trace.rest_gradient
@@ -388,7 +286,7 @@ def _certified(
     )
 
 
-def _steps(trace: Trace, ledger: _Ledger, weight: float) -> tuple[np.ndarray, np.ndarray]:
+def _steps(trace: Trace, ledger: Ledger, weight: float) -> tuple[np.ndarray, np.ndarray]:
     """Of each step, the sum of theta^2, and what it earns."""
     D = trace.spherical_gradient
     angle = np.arctan2(D, ledger.inverse_rate[:-1])
