@@ -135,7 +135,7 @@ def smoothness(ds: "xr.Dataset") -> Iterator[str]:
     """Effective smoothness and top eigenvalue of each network, at the start and at the end."""
     steps = int(ds["step"][-1])
     yield "smoothness: effective smoothness along the gradient, and top eigenvalue of the Hessian,"
-    yield f"at the start and at the last record, after {steps} steps (means over {ds.sizes['seed']} seeds)"
+    yield f"at the start and at the last record, after {steps} steps; means over the seeds"
     yield ""
     columns = "".join(f"{name:>9}" for name in ("start", "end", "start", "end"))
     yield f"  {'':32}{'smoothness':>18}{'eigenvalue':>18}"

@@ -120,12 +120,11 @@ def _with_violations(ds: "xr.Dataset") -> "xr.Dataset":
 
 def _exceeds(measured: "xr.DataArray", bound: "xr.DataArray") -> "xr.DataArray":
     """Where any block has more than its bound, or a number that is none."""
-    within = np.isfinite(measured) & (measured <= (1 + _ROUNDING) * bound)
-    if "group" in measured.dims:  # those of all problems
-        within = within | (measured.isnull() & bound.isnull())
-        within = within & measured.notnull().any("group")
-        return (~within).any("group")
-    return ~within
+    within = (abs(measured) < np.inf) & (measured <= (1 + _ROUNDING) * bound)
+    if "group" not in measured.dims:
+        return ~within
+    absent = measured.isnull() & bound.isnull()  # a block of another problem
+    return (~(within | absent)).any("group") | absent.all("group")
 
 
 def _gd_run(problem: losses.Problem) -> train.Run:
