@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import io
 
 import chex
 import jax
@@ -105,8 +106,12 @@ def test_totals_are_over_every_step():
 
 
 def test_totals_run_through_a_sweep():
-    grid = {"rate": [0.1, 10.0], "seed": range(2)}
-    ds = sweep.run(small_totals, grid, steps=len(TIMES), executor="vmap")
+    grid, screen = {"rate": [0.1, 10.0], "seed": range(2)}, io.StringIO()
+    told = [sweep.Terminal(screen)]
+    ds = sweep.run(small_totals, grid, steps=len(TIMES), executor="vmap", callbacks=told)
+    last = screen.getvalue().splitlines()[-1]
+    assert last.startswith("100%, record 3, ")
+    assert "run-records/s" in last
     _, trace = advance(small_run(), small_run().init(point(10.0, 1)), 12)
     there = ds["loss_sum"].sel(rate=10.0, seed=1)
     np.testing.assert_allclose(there, np.cumsum(trace["loss"])[np.array(TIMES) - 1], rtol=1e-5)

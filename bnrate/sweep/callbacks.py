@@ -112,7 +112,7 @@ class Bar:
         self._lost[combination] = int(progress.diverged().sum())
         bar.set_description(combination or None, refresh=False)
         speed, lost = _short(progress.run_steps_per_second), sum(self._lost.values())
-        bar.set_postfix_str(f"{speed} run-steps/s, {lost} diverged", refresh=False)
+        bar.set_postfix_str(f"{speed} run-{progress.unit}s/s, {lost} diverged", refresh=False)
         bar.update(progress.done - bar.n)
 
     def on_end(self, dataset: Any = None) -> None:
@@ -157,7 +157,7 @@ class Terminal:
         """Draw the table anew, or write a line."""
         row = _row(progress, progress.variable(self._variable), self._best)
         self._rows[name(progress.combination)] = row
-        speed = f"{_short(progress.run_steps_per_second)} run-steps/s"
+        speed = f"{_short(progress.run_steps_per_second)} run-{progress.unit}s/s"
         status = f"{speed}, ETA {_duration(progress.eta)}"
         stream = self._out()
         if _live(stream):
@@ -345,7 +345,7 @@ class _Row(NamedTuple):
 def _row(progress: Progress, variable: str | None, best: str) -> _Row:
     values = progress.latest(variable)
     lost, stopped = np.isnan(values), progress.stopped
-    numbers = {"step": str(progress.steps[-1])} if progress.steps.size else {}
+    numbers = {progress.unit: str(progress.steps[-1])} if progress.steps.size else {}
     numbers["diverged"] = f"{progress.diverged(variable).sum()}/{lost.size}"
     if stopped is not None:
         numbers["stopped"] = f"{stopped.sum()}/{lost.size}"

@@ -215,6 +215,7 @@ class _Pacer:
             total,
             work.runs,
             *pace(done - self.before, work.runs, self.seconds, total - done),
+            unit=getattr(work.traced.run, "unit", "step"),
         )
 
 

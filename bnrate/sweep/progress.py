@@ -33,6 +33,7 @@ class Progress(NamedTuple):
       run_steps_per_second: steps times runs a second, in this call; NaN before the first chunk.
       eta: seconds left, an estimate; NaN if unknown.
       stopped: whether each run was stopped for being hopeless; None where none can be.
+      unit: what the run calls a step.
     """
 
     combination: Mapping[str, str]
@@ -46,6 +47,7 @@ class Progress(NamedTuple):
     run_steps_per_second: float
     eta: float
     stopped: Bool[np.ndarray, " runs"] | None = None
+    unit: str = "step"
 
     def names(self, *, static: bool = True) -> list[str]:
         """A name for each run, such as `rule=sgd,rate=0.1,seed=0`, with the static axes or not."""

@@ -16,9 +16,9 @@ from jaxtyping import Array, PyTree
 class Run(Protocol):
     """Pure functions for one point of the grid, and static names.
 
-    Two more attributes are optional.  `alive`, from a state to a boolean: a run that is not alive
+    Three more attributes are optional.  `alive`, from a state to a boolean: a run that is not alive
     any more is not computed any further.  `words`, by the name of a final value: what its whole
-    numbers stand for.
+    numbers stand for.  `unit`: what progress calls a step, if not that.
     """
 
     @property

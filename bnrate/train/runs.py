@@ -65,6 +65,7 @@ class Run:
       dims: the dimensions of each recorded variable.
       coords: the names along these dimensions.
       words: what the numbers of a final value stand for.
+      unit: what a step is called while a sweep is at work.
     """
 
     init: Callable[[Mapping[str, Array]], State]
@@ -75,6 +76,7 @@ class Run:
     dims: Mapping[str, tuple[str, ...]]
     coords: Mapping[str, tuple[str, ...]]
     words: Mapping[str, tuple[str, ...]]
+    unit: str = "step"
 
 
 def make_run(

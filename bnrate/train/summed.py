@@ -98,6 +98,7 @@ def totals(run: Run, times: Sequence[int], *, sums: Sequence[str], least: Sequen
         finish=lambda now: run.finish(now.state),
         alive=lambda now: run.alive(now.state),
         dims={**run.dims, **dims},
+        unit="record",
     )
 
 
