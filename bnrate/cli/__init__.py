@@ -1,7 +1,8 @@
 """The command line: `bnrate list | run | merge | plot | certify | lint`.
 
 A room per idea: `running` has the experiments, `programs` names the losses that may be certified,
-`proving` has the certificates and what is held against them.
+`proving` has the certificates and what is held against them; `reports` and `bounds` say in tables
+what an experiment found.
 """
 
 import contextlib

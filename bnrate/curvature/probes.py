@@ -73,8 +73,8 @@ def probe(
       params: where.
       groups: whose units are on spheres.
       rate: of the steps that are multiplied.
-      multiples: step sizes as multiples of the rate.  The default goes from half to four times the
-        rate of training, the range given for VGG in the paper; the points between are ours.
+      multiples: step sizes as multiples of the rate.  The default, from half to four times the rate
+        of training in steps of a half, is fixed so that results compare; the points are ours.
 
     Raises:
       ValueError: rate or multiples are not positive, the rate is not one number, there are no

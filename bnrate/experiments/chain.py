@@ -12,6 +12,7 @@ import optax
 from bnrate import losses, train
 from bnrate.experiments import known
 from bnrate.experiments.problems import Config, Extent
+from bnrate.theory import chain as theory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,5 +44,5 @@ def against_floor(ds: "xr.Dataset") -> "xr.Dataset":
     Args:
       ds: what `lower_bound` recorded; `gradient2` of record t is after t steps.
     """
-    small = ds["gradient2"] < (46 * np.sqrt(ds["length"]) / 2) ** 2
+    small = ds["gradient2"] < (theory.RADIUS * np.sqrt(ds["length"]) / 2) ** 2
     return ds.assign(needed=small.argmax("step").where(small.any("step")))

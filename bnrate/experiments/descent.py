@@ -159,7 +159,7 @@ def against_sgd(ds: "xr.Dataset") -> "xr.Dataset":
     what it is proved to stay below, `bound_weighted`; `bound_least` of the least mean squared
     gradient at each record; the envelope `bound_norm2` of the norm; the `tightness` of the weighted
     sum (bound / measured); and `violations`.  Of a mean over replicas the sum is an estimate of the
-    expectation without bias; the least over time is below that of the expectation.
+    expectation without bias; their least over time tends to lie below that of the expectation.
 
     Args:
       ds: what `sgd_rate` recorded; `gradient2` is the mean over the replicas.

@@ -6,9 +6,9 @@ measured in the coordinates of the weights, where all three depend on the norms 
 loss does not see.  So here the same is measured on the unit spheres as well, with the ends of the
 spectrum of the Hessian in both.
 
-The steps of the probes are the same for all runs: half to four times a rate of 0.1, their training
-rate for VGG; on the spheres it is a rate on the unit sphere.  One rate trains all parameters.  The
-activation is softplus, since automatic differentiation sees no curvature where a rectifier kinks.
+The steps of the probes are the same for all runs: half to four times a rate of 0.1, which on the
+spheres is a rate on the unit sphere.  One rate trains all parameters.  The activation is softplus,
+since automatic differentiation sees no curvature where a rectifier kinks.
 """
 
 import dataclasses

@@ -46,7 +46,9 @@ def chain(length: int, radius: Any = None, start: Any = None) -> Problem:
 
     return full_batch(
         init=starting(
-            drawn(checked, 46 * math.sqrt(length) if radius is None else radius), default, start
+            drawn(checked, theory.RADIUS * math.sqrt(length) if radius is None else radius),
+            default,
+            start,
         ),
         groups=W,
         mean=_mean,

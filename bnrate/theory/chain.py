@@ -54,6 +54,9 @@ next, and the two halves of a link are never both non-zero."""
 CURVATURE = PSI + PSI_CURVATURE * PHI + 2 * PSI_SLOPE * PHI_SLOPE
 """Bounds the norm of the Hessian of f, which has three diagonals, by a sum of absolute values."""
 
+RADIUS = 46.0
+"""At this radius times sqrt(n), `gradient_floor` is above half of the radius."""
+
 
 def constants(length: int, radius: ArrayLike) -> Constants:
     """Bounds for the scale-invariant chain, over the whole sphere: one block, no rest.
