@@ -4,22 +4,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bnrate import certify, data, models
+from bnrate import certify, data, losses, models
 from bnrate.groups import Group, Groups, Member
 from bnrate.theory.equivalence import Task
 
 ONE_UNIT = Groups([Group([Member("w")])])
 
 
+def exactly(problem):
+    """The task of a problem without batches, from its start."""
+    params, known = problem.init(jax.random.key(0))
+    return Task(lambda p, step: problem.mean(p, known), params, problem.groups)
+
+
 def rayleigh(spectrum, w):
     """A Rayleigh quotient of a diagonal matrix."""
-    spectrum = jnp.asarray(spectrum, float)
-
-    def loss(params, step):
-        square = params["w"] ** 2
-        return jnp.sum(spectrum * square) / jnp.sum(square)
-
-    return Task(loss, {"w": jnp.asarray(w, float)}, ONE_UNIT)
+    return exactly(losses.rayleigh(spectrum, w))
 
 
 def noisy_rayleigh(dims, seed=0):
@@ -49,15 +49,8 @@ def noise(dims, spherical_gradient=1.0, seed=0):
 
 def bn_least_squares(covariance, cross, square, w, gamma):
     """Least squares on one normalised linear feature: E (gamma w'x / sqrt(w'Sw) - y)^2."""
-    covariance, cross = jnp.asarray(covariance, float), jnp.asarray(cross, float)
-
-    def loss(params, step):
-        w, gamma = params["w"], params["gamma"]
-        u = cross @ w / jnp.sqrt(w @ covariance @ w)
-        return gamma**2 - 2 * gamma * u + square
-
-    params = {"w": jnp.asarray(w, float), "gamma": jnp.asarray(gamma, float)}
-    return Task(loss, params, ONE_UNIT)
+    of = losses.Moments(jnp.asarray(covariance, float), jnp.asarray(cross, float), square)
+    return exactly(losses.bn_least_squares(of, {"w": w, "gamma": gamma}))
 
 
 def bn_regression(dims=4, batch=32, seed=0):
