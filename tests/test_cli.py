@@ -40,6 +40,7 @@ def test_list_names_each_experiment(capsys):
     cli.main(["list"])
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()] == list(experiments.EXPERIMENTS)
+    assert max(map(len, printed.splitlines())) <= 100
     assert "Figure 1" in printed
 
 

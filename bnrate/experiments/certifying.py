@@ -27,7 +27,7 @@ _JUMPS = 1e-6  # a residual of smoothness from here on is one of derivatives tha
 
 
 def certificate(config: Config, **options: Any) -> "xr.Dataset":
-    """A certificate for gradient descent on a small smooth network, at rates from 0.01 to 1000."""
+    """A certificate for gradient descent on a small smooth network, at any rate."""
     asked = known.asked("certificate", config, _EXTENT, "data", "width", "batch")
     with jax.enable_x64(True):
         run = _run(_problem(config))

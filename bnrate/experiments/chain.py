@@ -23,7 +23,7 @@ LENGTHS = {f"chain-{length}": length for length in (10, 20, 40, 80, 160)}
 
 
 def lower_bound(config: Config, **options: Any) -> "xr.Dataset":
-    """Steps until the gradient is small on chains: at the best rate as many as a chain is long."""
+    """Steps until the gradient is small on chains: at best as many as a chain is long."""
     asked = known.asked("lower-bound", config, _EXTENT)
 
     def make(problem: str) -> train.Run:

@@ -28,7 +28,7 @@ RULES = {"gdnp": "GDNP", "gd": "gradient descent"}
 
 
 def gdnp(config: Config, **options: Any) -> "xr.Dataset":
-    """GDNP against gradient descent at several rates, with the contraction that is proved."""
+    """GDNP against gradient descent at several rates, and the contraction that is proved."""
     asked = known.asked("gdnp", config, _EXTENT, least=2)
 
     def make(problem: str, rule: str) -> train.Run:

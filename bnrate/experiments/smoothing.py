@@ -41,7 +41,7 @@ _RULES = {
 
 
 def smoothness(config: Config, **options: Any) -> "xr.Dataset":
-    """Probes along the gradient and the ends of the spectrum, in the weights and on the spheres.
+    """Probes along the gradient, ends of the spectrum: in the weights and on the spheres.
 
     Records `raw_` and `sphere_` with `loss` and `gradient_change` at each step of a probe,
     `smoothness`, `lowest` and `highest`; those on the spheres are NaN without normalisation.
