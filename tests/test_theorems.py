@@ -101,6 +101,11 @@ def test_too_few_steps_are_refused(name):
         experiments.EXPERIMENTS[name](Config(steps=1))
 
 
+def test_the_last_row_of_probes_is_labelled():
+    axes = plots.figures(small("smoothness"))["smoothness"].axes
+    assert [ax.get_xlabel() for ax in axes] == [""] * 4 + ["step"] * 4
+
+
 def test_one_rate_is_drawn_wherever_it_lies():
     ds = small("psgd-fails").isel(rate=[3])
     axes = plots.figures(ds)["projection"].axes

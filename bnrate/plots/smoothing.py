@@ -53,7 +53,8 @@ def figures(ds: "xr.Dataset") -> dict[str, "Figure"]:
     for row, rate in zip(axes, rates, strict=True):
         for ax, (name, title) in zip(row, _MEASURES.items(), strict=True):
             plot_probes(ds, name, rate, ax).set_title(f"{title}, rate {rate:.3g}", fontsize="small")
-            ax.set_xlabel("step" if row is axes[-1] else "")
+    for ax in axes[:-1].flat:
+        ax.set_xlabel("")
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     return {"smoothness": figure}
