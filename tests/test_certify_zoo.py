@@ -8,10 +8,6 @@ from zoo_frameworks import FRAMEWORKS
 ALL = ZOO | FRAMEWORKS
 
 # What a proof truthfully does not say, and why.
-STRICTLY = {
-    # var > 0 guards a degenerate set, which a strict proof may not leave out.
-    "BN MLP guarded": {"invariant": set(), "units": {}, "no_effect": {"b1"}, "joint": set()},
-}
 ALWAYS = {
     # Its test for dead channels compares the variance with the mean, which the bias shifts.
     "bnrate.normalize": {
@@ -21,7 +17,6 @@ ALWAYS = {
 # Proven dimensions that fall short of the measured ones, and why.
 SHORT = {
     "BN evaluated, fresh": (6, 12),  # the running mean is 0 in the numbers, data in the proof
-    "BN MLP guarded": (14, 21),
     "bnrate.normalize": (14, 21),
 }
 
@@ -47,8 +42,8 @@ def agree(found, wanted):
 @pytest.mark.parametrize("name", [name for name, entry in ALL.items() if not entry.fixed_eps])
 def test_exact(name):
     certificate = prove(build(ALL[name], 0.0), eps="strict")
-    agree(claims(certificate), dict(STRICTLY.get(name, expected(name))))
-    assert certificate.eps_sites == () or name in STRICTLY
+    agree(claims(certificate), dict(expected(name)))
+    assert certificate.eps_sites == ()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -221,7 +221,6 @@ ZOO: dict[str, Entry] = {
     ),
     "BN MLP guarded": Entry(
         m.by_hand(partial(m.bn_mlp, norm=m.guarded), **BN_MLP), **BN_ANSWERS,
-        note="a strict proof stops at where(var > 0, var, 1): not homogeneous where var = 0",
     ),
     # Beyond the paper's kinds: groups, attention, control flow, what wraps a loss
     "grouped conv": Entry(

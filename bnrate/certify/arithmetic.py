@@ -4,12 +4,16 @@ A rule turns the statements about the operands into one about the result, and wr
 must hold for that.  Those here speak of one block at a time.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
+from jax.extend.core import JaxprEqn
+
 from bnrate.certify import fields, linear
+from bnrate.certify.facts import Facts, Pending, Ref, Refs, meet
 from bnrate.certify.fields import Field, Placement, Position, Token
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import (
@@ -23,130 +27,222 @@ from bnrate.certify.pointwise import (
     stretched,
     unmarked,
 )
-from bnrate.certify.values import Block, firm, fixed, settle, sign_of
+from bnrate.certify.values import Block, facts_of, fixed, settle
 
-_MOST_TOKENS = 3  # of which products are still formed  # of which products are still formed
-
+_MOST_TOKENS = 3  # of which products are still formed
+_MOST_REFS = 32
 
 # --- sums
 
 
-def add(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
+def add(ledger: Ledger, a: Block, b: Block) -> Block:
     """Sum a + b: equal scales; or the smaller operand's failure to scale along becomes a token."""
-    if a.wild or b.wild:
-        solid = b if a.wild else a
-        return made(solid, a, b).but(
-            wild=a.wild and b.wild,
-            shift=fields.add(a.shift, b.shift),
-            pending=a.pending | b.pending,
-            sign=_summed(a, b),
-        )
-    for x, number in ((a, b.literal), (b, a.literal)):
-        if number is not None and 0 < abs(number) <= TINY and x.scale:
-            x = unmarked(ledger, x)
-            pending = x.pending | ledger.epsilon(x.scale, number, "an epsilon is added")
-            return made(x, a, b).but(pending=pending, sign=_summed(a, b))
-    if a.symbol and b.symbol and a.symbol[1] == b.symbol[1]:
-        a = a.but(generic=False)  # h - h vanishes everywhere
-    a, b = firm(ledger, a), firm(ledger, b)
-    shift = fields.add(a.shift, b.shift)
+    for x, other in ((a, b), (b, a)):
+        number = other.facts.literal
+        if number == 0:
+            return stretched(x, axes_of(a, b))
+        if number is not None and abs(number) <= TINY and x.scale:
+            above = number > 0 and x.facts.nonnegative
+            return with_epsilon(ledger, x, other, "an epsilon is added", above=above)
+    if a.facts.wild or b.facts.wild:
+        solid = b if a.facts.wild else a
+        facts = Facts(wild=a.facts.wild and b.facts.wild, nonnegative=_both_nonnegative(a, b))
+        return made((a, b), solid.scale, fields.add(a.shift, b.shift), facts=facts)
+    shift, facts = fields.add(a.shift, b.shift), _sum_facts(ledger, a, b)
     difference = fields.add(b.scale, a.scale, -1)
     if not difference:
-        return made(a, a, b).but(shift=shift, sign=_summed(a, b))
-    if len(b.varies) > len(a.varies):
-        a, b = b, a
-    met = ledger.vanish(difference, _sum_of(a, b))
-    reach = {p for field in (a.scale, b.scale, b.shift) for _, at in field for p in at}
-    depends = _sorted(b.varies | reach)
-    constant_along = [p for p in a.varies if p not in depends and p[0] >= 0]
+        return made((a, b), a.scale, shift, facts=facts)
+    first, second = (b, a) if len(b.varies) > len(a.varies) else (a, b)
+    met = ledger.vanish(difference, _sum_of(first, second))
+    reach = {p for field in (a.scale, b.scale, second.shift) for _, at in field for p in at}
+    depends = _sorted(second.varies | reach)
+    constant_along = [p for p in first.varies if p not in depends and p[0] >= 0]
     if not constant_along:
-        cons = a.cons | b.cons | met
-        return made(a, a, b).but(shift=shift, cons=cons, sign=_summed(a, b))
-    shift = fields.add(shift, {ledger.token(met | b.cons, depends): 1})
-    return made(a, a, b).but(shift=shift, cons=a.cons)
+        return made((a, b), first.scale, shift, met, facts)
+    shift = fields.add(shift, {ledger.token(met | second.cons, depends): 1})
+    total = made((a, b), first.scale, shift, facts=facts)
+    return total._replace(cons=first.cons)
 
 
-def subtract(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
+def with_epsilon(ledger: Ledger, a: Block, epsilon: Block, what: str, *, above: bool) -> Block:
+    """The block a, changed by a tiny number: what that breaks is pending.
+
+    `above`: the result is positive.
+    """
+    a = unmarked(ledger, a)
+    eps, hard = ledger.epsilon(a.scale, epsilon.facts.literal or 0.0, what)
+    pending = Pending(eps, eps, hard, a.over, a.varies, a.facts.nonzero)
+    result = made((a, epsilon), a.scale, a.shift, facts=Facts(nonnegative=above, nonzero=above))
+    return awaiting(result, a.soft, (*a.facts.pending, pending))
+
+
+def _both_nonnegative(a: Block, b: Block) -> bool:
+    return a.facts.nonnegative and b.facts.nonnegative
+
+
+def _sum_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
+    positive = _both_nonnegative(a, b)
+    facts = Facts(
+        nonnegative=positive,
+        nonzero=positive and (a.facts.nonzero or b.facts.nonzero),
+        over=limited(a.over | b.over) if positive else frozenset(),
+        factors=a.factors & b.factors,
+    )
+    if a.facts.symbol is None or b.facts.symbol is None:
+        return facts
+    (j, first), (k, second) = a.facts.symbol, b.facts.symbol
+    if first == second:  # h - h, for one
+        return facts._replace(symbol=(j + k, first)) if j + k else facts
+    places = {p: i for i, p in enumerate(sorted({*first.at, *second.at, *_positions(a, b)}))}
+    sizes = _sizes_of(a, b)
+    terms = [(m, r.name, tuple(places[p] for p in r.at)) for m, r in ((j, first), (k, second))]
+    coefficient, name = ledger.names.of_combination(terms, sizes)
+    facts = facts._replace(symbol=(coefficient, Ref(name, tuple(places))))
+    lengths = dict(zip(_positions(a, b), sizes, strict=True))
+    for (m, one), (n, other) in itertools.permutations(((j, first), (k, second))):
+        ratio = Fraction(n) / Fraction(m)
+        if ledger.names.is_centred(one, other, ratio, lengths):
+            return facts._replace(nonzero=facts.nonzero or one.name in ledger.free)
+        if m > 0 and (centred := ledger.names.spread(one, other, ratio)):
+            over, of, count = centred
+            nonzero = of in ledger.free and count > 1
+            return facts._replace(nonnegative=True, over=frozenset([over]), nonzero=nonzero)
+    return facts
+
+
+def _positions(a: Block, b: Block) -> list[Position]:
+    return [(i, j) for i, factors in enumerate(axes_of(a, b)) for j in range(len(factors))]
+
+
+def _sizes_of(a: Block, b: Block) -> tuple[int, ...]:
+    return tuple(n for factors in axes_of(a, b) for n in factors)
+
+
+def limited(refs: Refs) -> Refs:
+    """The refs, unless they are too many to be carried about."""
+    return refs if len(refs) <= _MOST_REFS else frozenset()
+
+
+def subtract(ledger: Ledger, a: Block, b: Block) -> Block:
     """Difference a - b."""
-    return add(ledger, eqn, a, negate(ledger, eqn, b))
+    return add(ledger, a, negate(ledger, b))
 
 
-def negate(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def negate(ledger: Ledger, a: Block) -> Block:
     """Negative -a."""
-    negative = None if a.literal is None else -a.literal
-    return _times(a, -1).but(literal=negative)
+    return _times(a, -1)
 
 
 # --- products
 
 
-def multiply(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
+def multiply(ledger: Ledger, a: Block, b: Block) -> Block:
     """Product a * b: scales add; a token times anything is another token."""
     for x, other in ((a, b), (b, a)):
-        if other.literal == 0:
+        number = other.facts.literal
+        if number == 0:
             return stretched(other, axes_of(a, b))
-        if other.literal is not None and math.isfinite(other.literal):
-            return stretched(_times(x, _rational(ledger, other.literal)), axes_of(a, b))
-    a, b = firm(ledger, a), firm(ledger, b)
-    if a.symbol and b.symbol and a.symbol[1] == b.symbol[1] and a.axes == b.axes:
-        return _square(ledger, a, b.symbol[0] / a.symbol[0])
-    if a.wild or b.wild:
+        if number is not None and math.isfinite(number):
+            return stretched(_times(x, _rational(ledger, number)), axes_of(a, b))
+    same = a.facts.symbol and b.facts.symbol and a.facts.symbol[1] == b.facts.symbol[1]
+    if same and a.axes == b.axes and a.facts.symbol and b.facts.symbol:
+        return _square(ledger, a, Fraction(b.facts.symbol[0]) / a.facts.symbol[0])
+    if a.facts.wild or b.facts.wild:
         a, b = (settle(ledger, x, "a product with infinity") for x in (a, b))
-        return made(a, a, b).but(scale={}, wild=True)
+        return made((a, b), facts=Facts(wild=True))
     # (A + T)(B + U) = AB + T(B + U) + AU for scaled values A, B with shifts T, U.
-    scale, sign = fields.add(a.scale, b.scale), min(a.sign, b.sign) if ledger.real else 0
-    result = made(a, a, b).but(scale=scale, shift={}, sign=sign)
+    result = made((a, b), fields.add(a.scale, b.scale), facts=_product_facts(ledger, a, b))
+    soft = a.soft | b.soft
     for x, other in ((a, b), (b, a)):
-        reach = other.varies | {p for f in (other.scale, other.shift) for _, at in f for p in at}
-        shift, cons = derived(ledger, x.shift, reach.union, result)
-        result = result.but(shift=fields.add(result.shift, shift), cons=result.cons | cons)
-    return result
+        if x.shift:
+            reach = other.varies | {
+                p for f in (other.scale, other.shift) for _, at in f for p in at
+            }
+            shift, cons = derived(ledger, x.shift, reach.union, result)
+            result = result.demanding(cons, shift=fields.add(result.shift, shift))
+            soft |= cons
+    if not (a.facts.pending or b.facts.pending):
+        return result
+    left: list[Pending] = []
+    for x, other in ((a, b), (b, a)):
+        for p in x.facts.pending:  # where it matters, the other factor may be zero
+            if p.over and meet(p.over, other.factors):
+                soft |= p.met
+            else:
+                left.append(p)
+    return awaiting(result, soft, left)
 
 
-def divide(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
+def awaiting(block: Block, soft: int, pending: Iterable[Pending]) -> Block:
+    """The block, of which these are pending, and which needs `soft` once they are excused."""
+    pending, cons = tuple(pending), soft
+    for p in pending:
+        cons |= p.hard
+    return block._replace(cons=cons).knowing(pending=pending, soft=soft if pending else 0)
+
+
+def _product_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
+    x, y = a.facts, b.facts
+    over: Refs = frozenset()
+    if x.nonzero or y.nonzero:
+        over = (b.over if x.nonzero else over) | (a.over if y.nonzero else over)
+    facts = Facts(
+        nonnegative=_both_nonnegative(a, b) and ledger.real,
+        nonzero=x.nonzero and y.nonzero,
+        over=over,
+        factors=limited(a.factors | b.factors),
+    )
+    if x.symbol is None or y.symbol is None:
+        return facts
+    positions = _positions(a, b)
+    places = {p: i for i, p in enumerate(sorted({*x.symbol[1].at, *y.symbol[1].at, *positions}))}
+    terms = sorted((r.name, tuple(places[p] for p in r.at)) for _, r in (x.symbol, y.symbol))
+    name = ledger.names.of("product", *terms, _sizes_of(a, b))
+    return facts._replace(symbol=(x.symbol[0] * y.symbol[0], Ref(name, tuple(places))))
+
+
+def divide(ledger: Ledger, a: Block, b: Block) -> Block:
     """Quotient a / b."""
-    return multiply(ledger, eqn, a, _reciprocal(ledger, b))
+    return multiply(ledger, a, _reciprocal(ledger, b))
 
 
-def square(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def square(ledger: Ledger, a: Block) -> Block:
     """Square a * a."""
-    return _square(ledger, firm(ledger, a), Fraction(1))
+    return _square(ledger, a, Fraction(1))
 
 
-def integer_power(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def integer_power(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
     """Power a ** n for a fixed whole n."""
     exponent = eqn.params["y"]
-    if exponent == 2:
-        return square(ledger, eqn, a)
-    return _power(ledger, a, Fraction(exponent))
+    return square(ledger, a) if exponent == 2 else _power(ledger, a, Fraction(exponent))
 
 
-def power(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
+def power(ledger: Ledger, a: Block, b: Block) -> Block:
     """Power a ** b, homogeneous where b is a known number."""
-    if b.literal is not None and math.isfinite(b.literal):
-        return _power(ledger, a, _rational(ledger, b.literal)).but(axes=axes_of(a, b))
-    a, b = (fixed(ledger, x, "a power with a variable exponent") for x in (a, b))
-    return made(a, a, b).but(wild=False)
+    number = b.facts.literal
+    if number is not None and math.isfinite(number):
+        return stretched(_power(ledger, a, _rational(ledger, number)), axes_of(a, b))
+    return made([fixed(ledger, x, "a power with a variable exponent") for x in (a, b)])
 
 
 def root(exponent: Fraction) -> Callable[..., Block]:
     """A rule for a ** exponent."""
-    return lambda ledger, eqn, a: _power(ledger, a, exponent)
+    return lambda ledger, a: _power(ledger, a, exponent)
 
 
-def log(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def log(ledger: Ledger, a: Block) -> Block:
     """The scale of a becomes the shift of log a."""
-    a = settle(ledger, _excused(a), "the logarithm of a shifted value")
-    return a.but(shift=a.scale, scale={}, literal=None, symbol=None, sign=0)
+    a = settle(ledger, excused(a), "the logarithm of a shifted value")
+    return Block(a.axes, {}, a.scale, a.cons, a.varies)
 
 
-def exp(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def exp(ledger: Ledger, a: Block) -> Block:
     """The shift of a becomes the scale of exp a."""
     if not ledger.real:
         a = settle(ledger, a, EXPONENTIAL)
-    a = firm(ledger, a)
     cons = a.cons | ledger.vanish(a.scale, EXPONENTIAL)
-    return a.but(scale=a.shift, shift={}, cons=cons, wild=False, literal=None, symbol=None, sign=1)
+    facts = Facts(nonnegative=ledger.real)  # it is 0 of minus infinity
+    return Block(a.axes, a.shift, {}, cons, a.varies, facts)
 
 
 # --- the pieces
@@ -173,51 +269,60 @@ def derived(
     return made, cons
 
 
-def _square(ledger: Ledger, a: Block, ratio: linear.Number) -> Block:
+def _square(ledger: Ledger, a: Block, ratio: Fraction) -> Block:
     """Product a * (ratio a).  Its tokens are named by what they are, so that equal ones cancel.
 
-    This is what removes a bias from a variance: E[(x + T)^2] - (E[x + T])^2.  Inside of a scan
-    the names would not tell one step from another.
+    This is what removes a bias from a variance: E[(x + T)^2] - (E[x + T])^2.
     """
-    if len(a.shift) > _MOST_TOKENS or a.symbol is None or ledger.steps:
+    symbol = a.facts.symbol
+    if len(a.shift) > _MOST_TOKENS or symbol is None or symbol[1].at != tuple(a.positions):
         a = settle(ledger, a, "a product of shifted values")
     shift: Field = {}
-    order = {p: i for i, p in enumerate(a.positions)}
-    coefficient, name = a.symbol or (1, None)
+    place = tuple(sorted([*ledger.steps, *a.positions]))
+    order = {p: i for i, p in enumerate(place)}
+    coefficient, name = (symbol[0], symbol[1].name) if symbol else (Fraction(1), None)
     terms = list(a.shift.items())
     for i, ((atom, at), k) in enumerate(terms):
         met = ledger.vanish({(atom, at): k}, "a term that is not scaled along")
         cross = Token(("times", name, atom, tuple(order[p] for p in at), a.sizes), met)
-        shift = fields.add(shift, {(cross, tuple(order)): 2 * k * coefficient * ratio})
-        for (other, place), m in terms[i:]:
-            both = tuple(sorted({*at, *place}))
-            where = tuple(both.index(p) for p in at), tuple(both.index(p) for p in place)
-            sizes = tuple(a.axes[p[0]][p[1]] for p in both)
-            pair = Token(("pair", atom, other, where, sizes), met)
-            twice = 1 if (other, place) == (atom, at) else 2
+        shift = fields.add(shift, {(cross, place): 2 * k * coefficient * ratio})
+        for (other, where), m in terms[i:]:
+            both = tuple(sorted({*at, *where}))
+            seats = tuple(both.index(p) for p in at), tuple(both.index(p) for p in where)
+            sizes = tuple(a.axes[p[0]][p[1]] if p[0] >= 0 else 0 for p in both)
+            pair = Token(("pair", atom, other, seats, sizes), met)
+            twice = 1 if (other, where) == (atom, at) else 2
             shift = fields.add(shift, {(pair, both): twice * k * m * ratio})
-    return a.but(
-        scale=fields.scaled(a.scale, 2), shift=shift, literal=None, symbol=None,
-        sign=max(1, a.sign) if ratio > 0 and ledger.real else 0,
+    facts = Facts(
+        symbol=symbol and (
+            symbol[0] ** 2 * ratio, Ref(ledger.names.of("square", symbol[1].name), symbol[1].at)
+        ),
+        nonnegative=ratio > 0 and ledger.real,
+        nonzero=a.facts.nonzero, over=a.over, factors=a.factors,
+        pending=a.facts.pending, soft=a.facts.soft,
     )  # fmt: skip
+    return Block(a.axes, fields.scaled(a.scale, 2), shift, a.cons, a.varies, facts)
 
 
 def _times(a: Block, k: linear.Number) -> Block:
-    return a.but(
-        shift=fields.scaled(a.shift, k),
-        symbol=(a.symbol[0] * k, a.symbol[1]) if a.symbol else None,
-        literal=None,
-        sign=a.sign if k > 0 else 0,
-    )
+    """The block times a number other than 0."""
+    facts = a.facts
+    if facts.literal is not None:
+        facts = facts_of(float(k) * facts.literal)
+    else:
+        symbol = facts.symbol and (facts.symbol[0] * k, facts.symbol[1])
+        facts = facts._replace(symbol=symbol, nonnegative=facts.nonnegative and k > 0, guard=None)
+    return a._replace(shift=fields.scaled(a.shift, k), facts=facts)
 
 
 def _reciprocal(ledger: Ledger, a: Block) -> Block:
-    if a.literal is not None:
-        inverse = 1 / a.literal if a.literal else math.inf
-        exact = a.literal and math.isfinite(a.literal)
-        inverse = Inverse(1 / _rational(ledger, a.literal)) if exact else inverse
-        return a.but(literal=inverse, sign=sign_of(inverse))
-    return _power(ledger, a, Fraction(-1))
+    number = a.facts.literal
+    if number is None:
+        return _power(ledger, a, Fraction(-1))
+    inverse = 1 / number if number else math.inf
+    if number and math.isfinite(number):
+        inverse = Inverse(1 / _rational(ledger, number))
+    return a.only_knowing(facts_of(inverse))
 
 
 class Inverse(float):
@@ -233,19 +338,36 @@ class Inverse(float):
 
 def _power(ledger: Ledger, a: Block, exponent: Fraction) -> Block:
     if exponent == 0:
-        return Block(a.axes, literal=1.0, sign=2)
-    a = settle(ledger, _excused(a) if exponent.denominator != 1 or exponent < 0 else
-               firm(ledger, a), "a power of a shifted value")  # fmt: skip
+        return Block(a.axes, {}, {}, 0, frozenset(), facts_of(1.0))
+    if exponent.denominator != 1 or exponent < 0:
+        a = excused(a)
+    a = settle(ledger, a, "a power of a shifted value")
     even = exponent.denominator == 1 and exponent % 2 == 0
-    return a.but(
-        scale=fields.scaled(a.scale, exponent), literal=None, symbol=None,
-        sign=max(a.sign, int(even or exponent.denominator % 2 == 0)) if ledger.real else 0,
+    rooted = exponent.denominator % 2 == 0
+    facts = Facts(
+        nonnegative=(a.facts.nonnegative or even or rooted) and ledger.real,
+        nonzero=a.facts.nonzero and exponent > 0,  # one over infinity is 0
+        pending=a.facts.pending, soft=a.facts.soft,
     )  # fmt: skip
+    if exponent > 0:
+        facts = facts._replace(over=a.over, factors=a.factors)
+    if (symbol := a.facts.symbol) and symbol[0] == 1:
+        name = ledger.names.of("power", exponent, symbol[1].name)
+        facts = facts._replace(symbol=(1, Ref(name, symbol[1].at)))
+    return Block(a.axes, fields.scaled(a.scale, exponent), {}, a.cons, a.varies, facts)
 
 
-def _excused(a: Block) -> Block:
-    """An epsilon under a root, a logarithm or a division is what epsilons are for."""
-    return a.but(cons=a.cons | a.pending, pending=0)
+def excused(a: Block) -> Block:
+    """The block under a root, a logarithm or a division, which is what epsilons are for.
+
+    Of a value that is zero on a null set only they are excused; else a factor must be zero there.
+    """
+    if not a.facts.pending:
+        return a
+    soft = a.soft
+    for p in a.facts.pending:
+        soft |= p.eps if p.nonzero else 0
+    return awaiting(a, soft, (p for p in a.facts.pending if not p.nonzero))
 
 
 def _rational(ledger: Ledger, number: float) -> Fraction:
@@ -262,10 +384,6 @@ def _sum_of(a: Block, b: Block) -> str:
     if not a.axes:
         return PENALTY
     return SUM if a.scale and b.scale else FIXED
-
-
-def _summed(a: Block, b: Block) -> int:
-    return max(a.sign, b.sign) if min(a.sign, b.sign) else 0
 
 
 def _sorted(positions: Any) -> tuple[Position, ...]:

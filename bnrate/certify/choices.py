@@ -3,160 +3,263 @@
 Like those of `arithmetic`, they speak of one block at a time.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from bnrate.certify import fields
+from bnrate.certify.arithmetic import awaiting, with_epsilon
+from bnrate.certify.facts import Facts, Guard, Pending, meet
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.pointwise import TINY, axes_of, cons_of, invariant, made, stretched, unmarked
+from bnrate.certify.pointwise import (
+    TINY,
+    axes_of,
+    cons_of,
+    invariant,
+    made,
+    soft_of,
+    stretched,
+    unmarked,
+)
 from bnrate.certify.values import (
     Block,
-    firm,
+    facts_of,
     fixed,
     is_boundless,
-    is_wild,
     settle,
-    sign_of,
 )
 
-# Of "v OP 0", for a v that is positive except on a degenerate set.
-_USUAL = {"gt": True, "ge": True, "ne": True, "lt": False, "le": False, "eq": False}
+# Of "v OP 0", for a v that is positive where it is not zero.
+_USUALLY = {"gt": True, "ge": True, "ne": True, "lt": False, "le": False, "eq": False}
 _MIRRORED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
 
 
-def either(ledger: Ledger, what: str, *blocks: Block, usual: int | None = None) -> Block:
+def either(ledger: Ledger, what: str, *blocks: Block) -> Block:
     """A choice, index by index, between values that must scale and shift alike.
 
-    A tiny literal among them counts as an epsilon; so does any literal beside the usual case.
+    Of a number that stands for infinity it is taken that it is one.
     """
-    bounded = [b for b in blocks if not is_boundless(b.literal)]
+    bounded = [b for b in blocks if not is_boundless(b.facts.literal)]
     if any(b.shift != bounded[0].shift for b in bounded):
         blocks = tuple(settle(ledger, b, what) for b in blocks)
-    solid = {i: b for i, b in enumerate(blocks) if not b.wild}
-    first = next((b for b in solid.values() if b.literal is None), next(iter(solid.values()), None))
-    first = blocks[0] if first is None else first
-    cons, pending = cons_of(*blocks), 0
-    for i, block in solid.items():
-        pending |= block.pending
-        number = block.literal
-        if number is None or (
-            abs(number) > TINY and usual in (None, i) and not is_boundless(number)
-        ):
-            cons |= ledger.vanish(fields.add(block.scale, first.scale, -1), what)
-            continue
-        first = unmarked(ledger, first)
-        cons |= first.cons
-        if is_boundless(number):
-            cons |= ledger.epsilon(first.scale, number, "a stand-in for infinity")
+    solid = [b for b in blocks if not b.facts.wild]
+    first = next((b for b in solid if b.facts.literal is None), solid[0] if solid else blocks[0])
+    met = 0
+    for block in solid:
+        if is_boundless(block.facts.literal):
+            first = unmarked(ledger, first)
+            number = block.facts.literal or 0.0
+            met |= first.soft | ledger.epsilon(first.scale, number, "a stand-in for infinity")[0]
         else:
-            pending |= ledger.epsilon(first.scale, number, "a guard against zero")
-    varies = frozenset(p for b in blocks for p in b.varies)
-    return first.but(
-        axes=axes_of(*blocks), cons=cons, pending=pending, wild=not solid, literal=None,
-        symbol=None, varies=varies, sign=min(b.sign for b in blocks), usual=None,
-        generic=False,
+            met |= ledger.vanish(fields.add(block.scale, first.scale, -1), what)
+    facts = Facts(
+        wild=not solid,
+        nonnegative=all(b.facts.nonnegative for b in blocks),
+        nonzero=all(b.facts.nonzero for b in blocks),
+        factors=functools.reduce(
+            frozenset.intersection, [b.factors for b in blocks if b.facts.literal != 0]
+            or [frozenset()],
+        ),
     )  # fmt: skip
+    chosen = made(blocks, first.scale, first.shift, met, facts)
+    pending = [p for b in blocks for p in b.facts.pending]
+    return awaiting(chosen, met | soft_of(*blocks), pending) if pending else chosen
 
 
-def clamp(ledger: Ledger, eqn: Any, low: Block, a: Block, high: Block) -> Block:
+def maximum(ledger: Ledger, a: Block, b: Block) -> Block:
+    """The larger one; a tiny number below a value that is not negative is an epsilon."""
+    for x, other in ((a, b), (b, a)):
+        number = other.facts.literal
+        if number is not None and x.facts.nonnegative:
+            if number <= 0:
+                return stretched(x, axes_of(a, b))
+            if number <= TINY and x.scale:
+                return with_epsilon(ledger, x, other, "a guard against zero", above=True)
+    result = either(ledger, "a maximum of values that scale differently", a, b)
+    positive = a.facts.nonnegative or b.facts.nonnegative
+    over = a.over | b.over if a.facts.nonnegative and b.facts.nonnegative else frozenset()
+    return result.knowing(nonnegative=positive, over=over)
+
+
+def minimum(ledger: Ledger, a: Block, b: Block) -> Block:
+    """The smaller one."""
+    return either(ledger, "a minimum of values that scale differently", a, b)
+
+
+def clamp(ledger: Ledger, eqn: JaxprEqn, low: Block, a: Block, high: Block) -> Block:
     """A choice; where operand and bound are the same number, JAX gives none of them a gradient."""
-    if ledger.gradient and any(not b.wild and b.literal is None for b in (low, high)):
+    bounds = [b for b in (low, high) if not b.facts.wild]
+    if all(b.facts.literal is not None for b in bounds):
+        return minimum(ledger, maximum(ledger, a, low), high)
+    if ledger.gradient:
         return invariant(ledger, eqn, low, a, high)
     return either(ledger, "values that scale differently are clamped", low, a, high)
 
 
-def choose(what: str) -> Callable[..., Block]:
-    """A rule for max, min, clamp."""
-    return lambda ledger, eqn, *blocks: either(ledger, what, *blocks)
-
-
-def select(ledger: Ledger, eqn: Any, predicate: Block, *cases: Block) -> Block:
+def select(ledger: Ledger, predicate: Block, *cases: Block) -> Block:
     """The case that the predicate names, index by index."""
-    if predicate.literal is not None:
-        return stretched(cases[int(predicate.literal)], axes_of(predicate, *cases))
+    if (number := predicate.facts.literal) is not None:
+        return stretched(cases[int(number)], axes_of(predicate, *cases))
     predicate = fixed(ledger, predicate, "a condition")
-    usual = None if predicate.usual is None else int(predicate.usual)
     what = "a choice of values that scale differently"
-    chosen = either(ledger, what, *cases, usual=usual)
-    return chosen.but(
-        axes=axes_of(predicate, *cases),
-        cons=chosen.cons | predicate.cons,
-        varies=chosen.varies | predicate.varies,
+    guard = predicate.facts.guard
+    if guard and len(cases) == 2:
+        usual, other = cases[int(guard.usually)], cases[1 - int(guard.usually)]
+        if _differ(usual, other):
+            return _guarded(ledger, what, guard, predicate, usual, other)
+    chosen = either(ledger, what, *cases)
+    return made((predicate, chosen), chosen.scale, chosen.shift, facts=chosen.facts).demanding(
+        predicate.cons
     )
 
 
-def compare(ledger: Ledger, eqn: Any, a: Block, b: Block) -> Block:
+def _differ(usual: Block, other: Block) -> bool:
+    """Whether a choice between the two would demand something."""
+    same = usual.scale == other.scale and usual.shift == other.shift
+    return not (same or other.facts.wild) or bool(usual.facts.pending)
+
+
+def _guarded(
+    ledger: Ledger, what: str, guard: Guard, predicate: Block, usual: Block, other: Block
+) -> Block:
+    """The usual case, or another where some value is zero (see `Guard`)."""
+    usual, other = (settle(ledger, b, what) for b in (usual, other))
+    if not usual.facts.wild:
+        usual = unmarked(ledger, usual)
+    difference = fields.add(other.scale, usual.scale, -1)
+    eps, hard = ledger.epsilon(difference, other.facts.literal or 0.0, "a guard against zero")
+    idle = other.facts.wild or meet(guard.over, other.factors)
+    if idle and not guard.eps:
+        eps = hard = 0  # where the value is zero, so is what is chosen there
+    soft, pending = usual.soft | other.soft | guard.soft, list(other.facts.pending)
+    for p in usual.facts.pending:
+        if guard.of in p.over:  # where it matters, the other case is chosen
+            soft |= p.met
+        else:
+            pending.append(p)
+    if guard.nonzero and not guard.eps:
+        soft |= eps  # a null set
+    elif hard or guard.hard:
+        met = guard.eps and eps | guard.eps
+        pending.append(Pending(
+            eps | guard.eps, met, hard | guard.hard, guard.over, guard.varies, guard.nonzero
+        ))  # fmt: skip
+    facts = Facts(
+        nonnegative=usual.facts.nonnegative and other.facts.nonnegative,
+        nonzero=other.facts.nonzero and (usual.facts.nonzero or guard.of in usual.over),
+        factors=usual.factors if idle else frozenset(),
+    )  # fmt: skip
+    chosen = made((predicate, usual, other), usual.scale, facts=facts)
+    return awaiting(chosen, soft, pending)
+
+
+def compare(ledger: Ledger, eqn: JaxprEqn, a: Block, b: Block) -> Block:
     """A comparison of values that scale and shift alike; 0 and inf scale like anything."""
     if a.shift != b.shift:
         a, b = (settle(ledger, x, "a comparison of a shifted value") for x in (a, b))
-    a, b = firm(ledger, a), firm(ledger, b)
-    cons = a.cons | b.cons
-    number = a.literal if b.literal is None else b.literal
-    tiny = number is not None and abs(number) <= TINY
-    if not (a.wild or b.wild):
-        difference = fields.add(b.scale, a.scale, -1)
-        if tiny:
-            x = unmarked(ledger, a if b.literal is not None else b)
-            cons |= x.cons | ledger.epsilon(x.scale, number or 0.0, "a comparison with an epsilon")
-        else:
-            cons |= ledger.vanish(difference, "a comparison of values that scale differently")
-    usual = None
-    positive = b if b.literal is None else a
-    if tiny and positive.sign == 2 and (number == 0 or positive.scale):
-        name = str(eqn.primitive.name)
-        usual = _USUAL.get(name if b.literal is not None else _MIRRORED.get(name, name))
-    return made(a, a, b).but(scale={}, shift={}, cons=cons, wild=False, usual=usual, generic=False)
+    name = eqn.primitive.name
+    number, x, other = b.facts.literal, a, b
+    if number is None:
+        number, x, other, name = a.facts.literal, b, a, _MIRRORED.get(name, name)
+    usually, ref = _USUALLY[name], x.facts.symbol and x.facts.symbol[1]
+    if number == 0 and (x.facts.nonnegative or name in ("eq", "ne")):
+        return made(
+            (a, b),
+            facts=Facts(
+                guard=Guard(usually, ref, cons_of(a, b), 0, 0, x.over, x.varies, x.facts.nonzero)
+            ),
+        )
+    if a.facts.wild or b.facts.wild:
+        return made((a, b))
+    if number is not None and 0 < number <= TINY and x.scale and x.facts.nonnegative:
+        x = unmarked(ledger, x)
+        eps, hard = ledger.epsilon(x.scale, number, "a comparison with an epsilon")
+        guard = Guard(
+            usually, ref, x.cons | other.cons, eps, hard, x.over, x.varies, x.facts.nonzero
+        )
+        test = made((a, b), cons=x.cons | hard, facts=Facts(guard=guard))
+        return test if name not in ("eq", "ne") else test.only_knowing()
+    what = "a comparison of values that scale differently"
+    return made((a, b), cons=ledger.vanish(fields.add(b.scale, a.scale, -1), what))
 
 
-def sign(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def negation(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
+    """Not a."""
+    guard = a.facts.guard
+    opposite = guard and guard._replace(usually=not guard.usually)
+    return invariant(ledger, eqn, a).knowing(guard=opposite)
+
+
+def both(ledger: Ledger, eqn: JaxprEqn, a: Block, b: Block) -> Block:
+    """And, or: guards that are usually alike are one guard, of all that they are over."""
+    result = invariant(ledger, eqn, a, b)
+    x, y = a.facts.guard, b.facts.guard
+    if x is None or y is None or x.usually != y.usually:
+        return result
+    return result.knowing(guard=Guard(
+        x.usually, None, x.soft | y.soft, x.eps | y.eps, x.hard | y.hard,
+        x.over & y.over, x.varies | y.varies, x.nonzero and y.nonzero,
+    ))  # fmt: skip
+
+
+def sign(ledger: Ledger, a: Block) -> Block:
     """The sign forgets the scale."""
-    a = settle(ledger, firm(ledger, a), "the sign of a shifted value")
-    return a.but(scale={}, wild=a.wild and a.literal == 0, literal=None, symbol=None, generic=False)
+    a = settle(ledger, a, "the sign of a shifted value")
+    return Block(a.axes, {}, {}, a.cons, a.varies, Facts(factors=a.factors))
 
 
-def is_finite(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def is_finite(ledger: Ledger, a: Block) -> Block:
     """In real arithmetic a rescaled or shifted number is finite as before."""
-    return a.but(scale={}, shift={}, pending=0, wild=False, literal=None, symbol=None,
-                 cons=a.cons | ledger.hardened(a.pending))  # fmt: skip
+    return Block(a.axes, {}, {}, a.cons, a.varies)
 
 
-def absolute(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def absolute(ledger: Ledger, a: Block) -> Block:
     """The absolute value keeps the scale."""
     a = settle(ledger, a, "the absolute value of a shifted value")
-    return a.but(symbol=None, sign=max(1, a.sign), generic=False)
+    facts = Facts(
+        wild=a.facts.wild, nonnegative=True, nonzero=a.facts.nonzero, over=a.over,
+        factors=a.factors, pending=a.facts.pending, soft=a.facts.soft,
+    )  # fmt: skip
+    if a.facts.nonnegative:
+        facts = a.facts
+    return a.only_knowing(facts)
 
 
-def convert(ledger: Ledger, eqn: Any, a: Block) -> Block:
-    """Another dtype: float keeps all, bool keeps what zero keeps, whole numbers keep nothing."""
-    to = eqn.params["new_dtype"]
+def convert(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
+    """Another dtype: float keeps all, bool keeps what zero keeps, others keep nothing."""
+    before, to = eqn.invars[0].aval.dtype, eqn.params["new_dtype"]
     if jnp.issubdtype(to, jnp.complexfloating):
-        return a.but(literal=None, sign=0)
-    if a.literal is not None:
-        number = float(np.asarray(a.literal).astype(to))
-        return a.but(literal=number, wild=is_wild(number), sign=sign_of(number))
-    if _inexact(to) or not _inexact(eqn.invars[0].aval.dtype):
+        return a.only_knowing(a.facts._replace(literal=None, nonnegative=False, guard=None))
+    if a.facts.literal is not None:
+        return a.only_knowing(facts_of(float(np.asarray(a.facts.literal).astype(to))))
+    if to == before or (_wide(to) and _wide(before)):
         return a
+    if _wide(to):
+        facts = Facts(nonnegative=before == jnp.bool_)
+        return fixed(ledger, a, "a rounding").only_knowing(facts)
     if jnp.issubdtype(to, jnp.bool_):
-        return sign(ledger, eqn, a).but(wild=False)
-    return fixed(ledger, a, "a rounding").but(
-        wild=False, symbol=None, sign=min(a.sign, 1), generic=False
-    )
+        return sign(ledger, a).only_knowing()
+    return fixed(ledger, a, "a rounding").only_knowing()
 
 
-def keep(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def keep(ledger: Ledger, a: Block) -> Block:
     """The same numbers."""
     return a
 
 
-def stop_gradient(ledger: Ledger, eqn: Any, a: Block) -> Block:
+def stop_gradient(ledger: Ledger, a: Block) -> Block:
     """The same numbers; to the gradient, a constant."""
     if not ledger.gradient:
         return a
-    return a.but(scale={}, shift={}, cons=0, pending=0, symbol=None)
+    facts = a.facts._replace(
+        symbol=None, pending=(), soft=0, guard=None, over=a.over, factors=a.factors
+    )
+    return Block(a.axes, {}, {}, 0, a.varies, facts)
 
 
-def _inexact(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.inexact)
+def _wide(dtype: Any) -> bool:
+    """Whether numbers of this dtype stand for real ones: floats of 16 bits or more."""
+    return jnp.issubdtype(dtype, jnp.inexact) and jnp.dtype(dtype).itemsize >= 2

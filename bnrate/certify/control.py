@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bnrate.certify.choices import either
+from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import joined, uniform
 from bnrate.certify.source import differentiated_by_jax
@@ -21,6 +22,7 @@ from bnrate.certify.values import (
     moved,
     settle,
     still,
+    unnamed,
     whole,
 )
 
@@ -55,12 +57,16 @@ def cond(read: Read) -> Callable[..., list[Value]]:
     """A choice between programs by an invariant index."""
 
     def rule(ledger: Ledger, eqn: Any, index: Value, *operands: Value) -> list[Value]:
+        if (number := index.literal) is not None:
+            last = len(eqn.params["branches"]) - 1
+            chosen = eqn.params["branches"][min(max(int(number), 0), last)]
+            return read(ledger, chosen, operands)
         cons = _fixed_all(ledger, index, "a branch")
         results = [read(ledger, branch, operands) for branch in eqn.params["branches"]]
         what = "branches that scale differently"
         return [
             map_blocks(ledger, lambda *bs: either(ledger, what, *bs), *values).each(
-                lambda b: b.but(cons=b.cons | cons)
+                lambda b: b.demanding(cons)
             )
             for values in zip(*results, strict=True)
         ]
@@ -80,7 +86,7 @@ def while_loop(read: Read) -> Callable[..., list[Value]]:
             (test,) = read(ledger, params["cond_jaxpr"], (*tests, *carry))
             cons = _fixed_all(ledger, test, "a loop's condition")
             out = read(ledger, params["body_jaxpr"], (*consts, *carry))
-            return [v.each(lambda b: b.but(cons=b.cons | cons)) for v in out], []
+            return [v.each(lambda b: b.demanding(cons)) for v in out], []
 
         found = _steady(ledger, list(init), step)
         return uniform(ledger, eqn, *operands) if found is None else found[0]
@@ -142,22 +148,20 @@ def _anonymous(ledger: Ledger, value: Value) -> Value:
 
     def rule(block: Block) -> Block:
         block = settle(ledger, block, "a loop's carry that is shifted")
-        cons = block.cons | ledger.hardened(block.pending)
-        return _tidied(ledger, block.but(
-            cons=cons, pending=0, symbol=None, literal=None, sign=0, usual=None,
-            varies=frozenset(block.positions) | block.varies,
-        ))  # fmt: skip
+        facts = Facts(wild=block.facts.wild)
+        varies = frozenset(block.positions) | block.varies
+        return _tidied(ledger, block.only_knowing(facts)._replace(varies=varies))
 
     return value.each(rule)
 
 
 def _tidied(ledger: Ledger, block: Block) -> Block:
-    return block.but(scale=ledger.tidy(block.scale, block.cons))
+    return block._replace(scale=ledger.tidy(block.scale, block.cons))
 
 
 def _same_each_step(ledger: Ledger, block: Block, positions: list[tuple[int, int]]) -> Block:
     block = still(ledger, block, positions, _CARRY)
-    return block.but(varies=block.varies - set(positions))
+    return block._replace(varies=block.varies - set(positions))
 
 
 def _leading(
@@ -181,7 +185,7 @@ def _entered(value: Value, hidden: int) -> Value:
             (a, j): (((a - 1, j),) if a else ((hidden, j),))
             for a, factors in enumerate(block.axes) for j in range(len(factors))
         }  # fmt: skip
-        return moved(block, block.axes[1:], moves)
+        return moved(unnamed(block), block.axes[1:], moves)
 
     blocks = {index[1:]: rule(block) for index, block in value.blocks.items()}
     return Value(value.cuts[1:], blocks)
@@ -193,8 +197,8 @@ def _left(value: Value, hidden: int, length: int, factors: tuple[int, ...]) -> V
     def rule(block: Block) -> Block:
         moves = {p: ((p[0] + 1, p[1]),) for p in block.positions}
         moves |= {(hidden, j): ((0, j),) for j in range(len(factors))}
-        block = moved(block, (factors, *block.axes), moves)
-        return block.but(varies=block.varies | set(block.along([0])), literal=None)
+        block = moved(unnamed(block), (factors, *block.axes), moves)
+        return block._replace(varies=block.varies | set(block.along([0])))
 
     blocks = {(0, *index): rule(block) for index, block in value.blocks.items()}
     return Value(((length,), *value.cuts), blocks)

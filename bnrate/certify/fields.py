@@ -20,11 +20,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 from bnrate.certify import linear
-
-# A factor of an axis: the axis, and the factor's number in its row-major product.  Axes below zero
-# are those of enclosing scans: a value inside a scan varies along them from step to step.
-Position = tuple[int, int]
-Placement = tuple[Position, ...]
+from bnrate.certify.facts import Placement, Position
 
 
 class Unknown(NamedTuple):

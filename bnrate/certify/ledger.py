@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from bnrate.certify import linear
-from bnrate.certify.fields import Field, Placement, Position, Token, Unknown
+from bnrate.certify.facts import Placement, Position
+from bnrate.certify.fields import Field, Token, Unknown
+from bnrate.certify.names import Names
 from bnrate.certify.source import Site
 
 # "eps": fails only by an epsilon or on a degenerate set; "hard": otherwise; "leaf": no equation,
@@ -57,17 +59,13 @@ class Ledger:
     primitive: str = ""
     depth: int = 0  # of nested scans
     steps: tuple[Position, ...] = ()  # the positions of their steps
+    names: Names = dataclasses.field(default_factory=Names)
+    free: set[int] = dataclasses.field(default_factory=set)  # names of independent numbers
     real: bool = True  # no complex number is about
     rounding: float = _SINGLE  # relative, of the literals about
     foreign: bool = False  # inside of a function of JAX
     _known: dict[Hashable, int] = dataclasses.field(default_factory=dict)
     _zero: dict[Unknown, int] = dataclasses.field(default_factory=dict)
-    _names: int = 0
-
-    def name(self) -> Hashable:
-        """A name that no other value or token has."""
-        self._names += 1
-        return self._names
 
     def enter(self, eqn: Any) -> None:
         """Note which operation is being read, and in what numbers."""
@@ -80,7 +78,7 @@ class Ledger:
         self, obligations: int, positions: Iterable[Position], name: Hashable = None
     ) -> tuple[Token, Placement]:
         """A new token that varies along these positions, and from step to step of a scan."""
-        name = self.name() if name is None else name
+        name = self.names.fresh() if name is None else name
         return Token(name, obligations), tuple(sorted({*positions, *self.steps}))
 
     def mark(self, leaf: int, block: tuple[int, ...]) -> int:
@@ -94,23 +92,16 @@ class Ledger:
             mask |= self._enter(Constraint(row, "hard", what, self.primitive, self.site))
         return mask
 
-    def epsilon(self, field: Field, value: float, what: str) -> int:
-        """Constraints that fail only by an epsilon; `hardened` gives those without that excuse."""
+    def epsilon(self, field: Field, value: float, what: str) -> tuple[int, int]:
+        """The constraints under which a field vanishes: those that an epsilon excuses, and hard."""
         rows, mask = _rows(field)
         rows = [*rows, *(self.constraints[bit].row for bit in self.bits(mask))]
-        pending = 0
+        eps = hard = 0
         for row in filter(None, rows):
             known = Constraint(row, "eps", what, self.primitive, self.site, value)
-            fresh = key(known) not in self._known
-            pending |= self._enter(known)
-            if fresh:  # its twin stands right behind it
-                self._enter(known._replace(kind="hard"))
-        return pending
-
-    @staticmethod
-    def hardened(pending: int) -> int:
-        """The same equations as hard constraints, for epsilons that have met no excuse."""
-        return pending << 1
+            eps |= self._enter(known)
+            hard |= self._enter(known._replace(kind="hard"))
+        return eps, hard
 
     def marked(self, mask: int) -> bool:
         """Whether the mask holds the mark of a leaf."""

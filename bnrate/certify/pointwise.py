@@ -1,15 +1,17 @@
 """What the rules for operations that act on each index by itself have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from bnrate.certify import fields
+from bnrate.certify.facts import NOTHING, Facts
 from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.values import Block, Value, fixed, is_wild, map_blocks, relabel, sign_of
+from bnrate.certify.values import Block, Value, facts_of, fixed, map_blocks, relabel
 
 # What a constraint says to a user; advice is given on these by name.
 SUM = "terms that scale differently are added"
@@ -27,55 +29,59 @@ _FOLDED: dict[str, Callable[..., Any]] = {
     "gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal,
     "eq": np.equal, "ne": np.not_equal, "sign": np.sign, "abs": np.abs, "exp": np.exp,
     "log": np.log, "rsqrt": lambda x: 1 / np.sqrt(x),
-}  # fmt: skip  # fmt: skip
+}  # fmt: skip
+# Of whole numbers these are what they are of real ones; others wrap around or round.
+_WHOLE = {"select_n", "max", "min", "clamp", "copy", "convert_element_type", "stop_gradient"}
 
 
 def pointwise(rule: Callable[..., Block]) -> Callable[..., Value]:
     """A rule for values from a rule `(ledger, eqn, *blocks)`; literals are computed."""
 
-    def apply(ledger: Ledger, eqn: Any, *operands: Value) -> Value:
+    def apply(ledger: Ledger, eqn: JaxprEqn, *operands: Value) -> Value:
         rank = max(len(v.cuts) for v in operands)
         operands = tuple(
             v if len(v.cuts) == rank else relabel(v, (1,) * rank, {}) for v in operands
         )
+        name = eqn.primitive.name
+        whole = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.integer)
+        fold = None if whole else _FOLDED.get(name)
+        chosen = invariant if whole and name not in _WHOLE else rule
 
         def on_blocks(*blocks: Block) -> Block:
-            numbers = [b.literal for b in blocks]
-            fold = None if None in numbers else _FOLDED.get(eqn.primitive.name)
-            if fold is not None and not _whole(eqn):
-                with np.errstate(all="ignore"):
-                    number = float(fold(*numbers))
-                return Block(
-                    axes_of(*blocks), literal=number, wild=is_wild(number), sign=sign_of(number)
+            numbers = [b.facts.literal for b in blocks]
+            if fold is None or None in numbers:
+                return chosen(ledger, eqn, *blocks)
+            dtypes = [v.aval.dtype for v in eqn.invars]
+            with np.errstate(all="ignore"):
+                number = float(
+                    fold(*(np.asarray(n, t) for n, t in zip(numbers, dtypes, strict=True)))
                 )
-            if _whole(eqn) and eqn.primitive.name in _FOLDED:
-                return invariant(ledger, eqn, *blocks)
-            return rule(ledger, eqn, *blocks)
+            return Block(axes_of(*blocks), {}, {}, 0, frozenset(), facts_of(number))
 
         return map_blocks(ledger, on_blocks, *operands)
 
     return apply
 
 
-def _whole(eqn: Any) -> bool:
-    """Whether the results are whole numbers, which wrap around and are divided otherwise."""
-    return jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.integer)
-
-
-def invariant(ledger: Ledger, eqn: Any, *blocks: Block) -> Block:
+def invariant(ledger: Ledger, eqn: JaxprEqn, *blocks: Block) -> Block:
     """A function of each index about which nothing is known: its operands must be invariant."""
     what = f"{eqn.primitive.name} of a value that scales"
     blocks = tuple(fixed(ledger, b, what) for b in blocks)
-    return made(blocks[0], *blocks).but(wild=False, generic=False)
+    return made(blocks)
 
 
-def made(base: Block, *operands: Block) -> Block:
-    """The base's statement, for a result of operands: their constraints and extent."""
-    return base.but(
-        axes=axes_of(*operands), cons=cons_of(*operands), symbol=None, literal=None, sign=0,
-        usual=None, generic=all(b.generic for b in operands), pending=0,
-        varies=frozenset(p for b in operands for p in b.varies),
-    )  # fmt: skip
+def made(
+    operands: Sequence[Block],
+    scale: Field = fields.ZERO,
+    shift: Field = fields.ZERO,
+    cons: int = 0,
+    facts: Facts = NOTHING,
+) -> Block:
+    """A new value that is made of operands, index by index: it has their constraints and extent."""
+    varies = operands[0].varies
+    for block in operands[1:]:
+        varies = varies | block.varies
+    return Block(axes_of(*operands), scale, shift, cons | cons_of(*operands), varies, facts)
 
 
 def axes_of(*blocks: Block) -> tuple[tuple[int, ...], ...]:
@@ -84,8 +90,8 @@ def axes_of(*blocks: Block) -> tuple[tuple[int, ...], ...]:
 
 
 def stretched(block: Block, axes: tuple[tuple[int, ...], ...]) -> Block:
-    """The block broadcast to other axes: then it is another array."""
-    return block if block.axes == axes else block.but(axes=axes, symbol=None)
+    """The block broadcast to other axes: other axes of it have length one."""
+    return block if block.axes == axes else block._replace(axes=axes)
 
 
 def cons_of(*blocks: Block) -> int:
@@ -96,11 +102,21 @@ def cons_of(*blocks: Block) -> int:
     return total
 
 
+def soft_of(*blocks: Block) -> int:
+    """The constraints of all blocks once all that is pending is excused."""
+    total = 0
+    for block in blocks:
+        total |= block.soft
+    return total
+
+
 def unmarked(ledger: Ledger, a: Block) -> Block:
     """The block without the tokens of leaves that may have no effect: no epsilon excuses them."""
     tokens: Field = {
         (atom, at): k for (atom, at), k in a.scale.items()
         if isinstance(atom, Token) and ledger.marked(atom.obligations)
     }  # fmt: skip
-    cons = a.cons | ledger.vanish(tokens, "an epsilon is added")
-    return a.but(scale=fields.off(a.scale, tokens), cons=cons)
+    if not tokens:
+        return a
+    mask = ledger.vanish(tokens, "an epsilon is added")
+    return a.demanding(mask, scale=fields.off(a.scale, tokens))

@@ -5,12 +5,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
-from jax.extend.core import Literal
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, Literal
 
 from bnrate.certify import rules
+from bnrate.certify.facts import Facts, Ref
 from bnrate.certify.fields import Unknown
 from bnrate.certify.ledger import NOWHERE, Constraint, Ledger, Split, key
 from bnrate.certify.pointwise import LOSS
@@ -23,6 +24,12 @@ from bnrate.certify.values import Block, Value, constant, data, fixed, whole
 Structure = tuple[tuple[tuple[int, ...], ...], ...]
 
 _MOST_READINGS = 24
+_SURE = (jnp.float32, jnp.float64, jnp.bfloat16, jnp.bool_)
+# These do no arithmetic, hence keep whatever is known of numbers of any dtype.
+_MOVES = (
+    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "copy", "copy_p",
+    "convert_element_type", "jit", "pjit", "optimization_barrier",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +55,7 @@ def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
     read once more with finer unknowns.
     """
     reader = _Reader()
+    _check_pure(closed.jaxpr)
     structures = tuple(tuple((whole(n),) for n in shape) for shape in shapes)
     value = reader.loss(closed, structures, gradient=False)
     for _ in range(_MOST_READINGS):
@@ -77,13 +85,21 @@ def leaf(ledger: Ledger, number: int, structure: Structure) -> Value:
     blocks = {}
     for index in itertools.product(*(range(len(axis)) for axis in structure)):
         axes = tuple(axis[i] for axis, i in zip(structure, index, strict=True))
-        block = Block(axes, cons=ledger.mark(number, index))
         scale = {
             (u, tuple((u.axis, j) for j in u.factors)): 1
             for u in _block_unknowns(number, index, axes)
         }
-        blocks[index] = block.but(scale=scale, varies=frozenset(block.positions), generic=True)
+        block = Block(axes, scale, {}, ledger.mark(number, index), frozenset())
+        block = block._replace(varies=frozenset(block.positions))
+        blocks[index] = block.only_knowing(_free(ledger, block))
     return Value(cuts, blocks)
+
+
+def _free(ledger: Ledger, block: Block) -> Facts:
+    """What is known of numbers that are independent of each other and of all else."""
+    name = ledger.names.fresh()
+    ledger.free.add(name)
+    return Facts(symbol=(1, Ref(name, tuple(block.positions))), nonzero=True)
 
 
 def unknowns(number: int, structure: Structure) -> Iterable[Unknown]:
@@ -104,6 +120,14 @@ def _block_unknowns(
                 yield Unknown(number, index, axis, chosen, tuple(factors[j] for j in chosen))
 
 
+def _argument(ledger: Ledger, aval: Any) -> Value:
+    """An argument of the loss, which is data."""
+    value = data(getattr(aval, "shape", ()))
+    if not jnp.issubdtype(getattr(aval, "dtype", bool), jnp.inexact):
+        return value
+    return value.each(lambda b: b.only_knowing(_free(ledger, b)))
+
+
 class _Reader:
     """Reads jaxprs with one table of rules, and remembers where their equations come from."""
 
@@ -116,7 +140,7 @@ class _Reader:
         ledger = Ledger(gradient=gradient)
         leaves = [leaf(ledger, i, structure) for i, structure in enumerate(structures)]
         inputs = closed.jaxpr.invars[len(leaves) :]
-        others = [data(v.aval.shape, generic=True) for v in inputs]
+        others = [_argument(ledger, v.aval) for v in inputs]
         consts = [constant(c) for c in closed.consts]
         (loss,) = self.open(ledger, closed.jaxpr, consts, [*leaves, *others])
         ledger.site, ledger.primitive = NOWHERE, "loss"
@@ -161,14 +185,24 @@ class _Reader:
             results = rule(ledger, eqn, *map(value, eqn.invars))
             results = [results] if isinstance(results, Value) else results
             for var, result in zip(eqn.outvars, results, strict=True):
-                known[var] = _named(ledger, result)
+                known[var] = _named(ledger, _within(eqn, var, result))
             ledger.site = before
         return [value(var) for var in jaxpr.outvars]
 
 
+def _within(eqn: JaxprEqn, var: Any, value: Value) -> Value:
+    """The value without the facts that do not hold of numbers that wrap around or overflow."""
+    dtype = getattr(var.aval, "dtype", None)
+    if dtype in _SURE or eqn.primitive.name in _MOVES:
+        return value
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return value.each(Block.only_knowing)
+    return value.each(lambda b: b.knowing(nonnegative=False, nonzero=False))
+
+
 def _check_pure(jaxpr: Any) -> None:
     """Arrays that are written to (`jax.Ref`) are not followed."""
-    variables = itertools.chain(jaxpr.invars, *(eqn.outvars for eqn in jaxpr.eqns))
+    variables = itertools.chain(jaxpr.constvars, jaxpr.invars, *(eqn.outvars for eqn in jaxpr.eqns))
     if any("Ref" in type(var.aval).__name__ for var in variables):
         raise ValueError("the loss writes to mutable arrays (jax.Ref); certify cannot follow them")
 
@@ -176,15 +210,17 @@ def _check_pure(jaxpr: Any) -> None:
 def _named(ledger: Ledger, value: Value) -> Value:
     """The value without the atoms that its constraints make vanish, and with a name."""
 
-    def tidied(block: Block) -> Block:
-        return block.but(
-            scale=ledger.tidy(block.scale, block.cons), shift=ledger.tidy(block.shift, block.cons)
-        )
+    def rule(block: Block) -> Block:
+        scale, shift = block.scale, block.shift
+        if scale or shift:
+            scale, shift = ledger.tidy(scale, block.soft), ledger.tidy(shift, block.soft)
+        facts = block.facts
+        if facts.symbol is None:
+            name = ledger.names.fresh()
+            facts = facts._replace(symbol=(1, Ref(name, tuple(block.positions))))
+        return Block(block.axes, scale, shift, block.cons, block.varies, facts)
 
-    def named(block: Block) -> Block:
-        return block if block.symbol else block.but(symbol=(Fraction(1), ledger.name()))
-
-    return coalesced(value.each(tidied)).each(named)
+    return coalesced(value).each(rule)
 
 
 def _refined(structures: tuple[Structure, ...], splits: Iterable[Split]) -> tuple[Structure, ...]:

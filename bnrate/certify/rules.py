@@ -10,7 +10,8 @@ from bnrate.certify.values import Value
 # (ledger, equation, *operands) -> the value of its result, or a list of values
 Rule = Callable[..., Value | list[Value]]
 
-_POINTWISE: dict[str, Callable[..., Any]] = {
+# Rules that need nothing but the blocks: (ledger, *blocks) -> block
+_PLAIN: dict[str, Callable[..., Any]] = {
     "add": arithmetic.add,
     "add_any": arithmetic.add,
     "sub": arithmetic.subtract,
@@ -18,7 +19,6 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "mul": arithmetic.multiply,
     "div": arithmetic.divide,
     "square": arithmetic.square,
-    "integer_pow": arithmetic.integer_power,
     "pow": arithmetic.power,
     "sqrt": arithmetic.root(Fraction(1, 2)),
     "rsqrt": arithmetic.root(Fraction(-1, 2)),
@@ -27,23 +27,31 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "exp": arithmetic.exp,
     "abs": choices.absolute,
     "sign": choices.sign,
-    "max": choices.choose("a maximum of values that scale differently"),
-    "min": choices.choose("a minimum of values that scale differently"),
-    "clamp": choices.clamp,
+    "max": choices.maximum,
+    "min": choices.minimum,
     "select_n": choices.select,
     "is_finite": choices.is_finite,
-    "convert_element_type": choices.convert,
     "stop_gradient": choices.stop_gradient,
 }
-_POINTWISE |= dict.fromkeys(("eq", "ne", "gt", "ge", "lt", "le"), choices.compare)
-_POINTWISE |= dict.fromkeys(
+_PLAIN |= dict.fromkeys(
     ("copy", "copy_p", "reduce_precision", "sharding_constraint", "mesh_cast"), choices.keep
 )
+
+# Rules that need the equation too.
+_POINTWISE: dict[str, Callable[..., Any]] = {
+    "integer_pow": arithmetic.integer_power,
+    "clamp": choices.clamp,
+    "convert_element_type": choices.convert,
+    "not": choices.negation,
+    "and": choices.both,
+    "or": choices.both,
+}
+_POINTWISE |= dict.fromkeys(("eq", "ne", "gt", "ge", "lt", "le"), choices.compare)
 _POINTWISE |= dict.fromkeys(
     (
         "tanh", "logistic", "erf", "erfc", "erf_inv", "log1p", "expm1", "sin", "cos", "tan",
         "floor", "ceil", "round", "sinh", "cosh", "asinh", "acosh", "atanh", "atan", "atan2",
-        "exp2", "rem", "nextafter", "not", "and", "or", "xor", "lgamma", "digamma",
+        "exp2", "rem", "nextafter", "xor", "lgamma", "digamma",
     ),
     pointwise.invariant,
 )  # fmt: skip
@@ -103,5 +111,10 @@ def table(read: control.Read) -> dict[str, Rule]:
     inside |= dict.fromkeys(("jit", "pjit", "remat", "remat2", "checkpoint"),
                             control.call(read, "jaxpr"))  # fmt: skip
     inside |= dict.fromkeys(("closed_call", "core_call"), control.call(read, "call_jaxpr"))
-    simple = {name: pointwise.pointwise(rule) for name, rule in _POINTWISE.items()}
+    simple = {name: pointwise.pointwise(_without_equation(rule)) for name, rule in _PLAIN.items()}
+    simple |= {name: pointwise.pointwise(rule) for name, rule in _POINTWISE.items()}
     return simple | _SHAPES | _SUMS | inside
+
+
+def _without_equation(rule: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda ledger, eqn, *blocks: rule(ledger, *blocks)

@@ -1,10 +1,13 @@
 """Joining segments of an axis again, once they scale alike: fewer blocks, and tokens in common."""
 
+from bnrate.certify.facts import Facts
 from bnrate.certify.values import Block, Value, replaced, whole
 
 
 def coalesced(value: Value) -> Value:
     """The value with neighbouring segments joined wherever all their blocks say the same."""
+    if len(value.blocks) == 1:
+        return value
     for axis in range(len(value.cuts)):
         i = 0
         while i + 1 < len(value.cuts[axis]):
@@ -32,19 +35,21 @@ def _joined(value: Value, axis: int, i: int) -> Value | None:
 def _alike(a: Block, b: Block, axis: int) -> bool:
     varying = any(p[0] == axis for f in (a.scale, a.shift) for _, at in f for p in at)
     statements = [
-        (x.scale, x.shift, x.pending, x.wild, x.literal, x.usual, replaced(x.axes, axis, ()))
+        (x.scale, x.shift, x.facts.pending, x.facts.literal, x.facts.wild,
+         replaced(x.axes, axis, ()))
         for x in (a, b)
-    ]
+    ]  # fmt: skip
     return not varying and statements[0] == statements[1]
 
 
 def _both(a: Block, b: Block, axis: int, length: int) -> Block:
     varies = {p for p in a.varies | b.varies if p[0] != axis}
-    return a.but(
-        axes=replaced(a.axes, axis, whole(length)),
-        cons=a.cons | b.cons,
-        varies=frozenset(varies if a.literal is not None else {*varies, (axis, 0)}),
-        sign=min(a.sign, b.sign),
-        generic=a.generic and b.generic,
-        symbol=None,
-    )
+    x, y = a.facts, b.facts
+    facts = Facts(
+        x.literal, x.wild, None, x.nonnegative and y.nonnegative, x.nonzero and y.nonzero,
+        pending=x.pending, soft=x.soft | y.soft,
+    )  # fmt: skip
+    return Block(
+        replaced(a.axes, axis, whole(length)), a.scale, a.shift, a.cons | b.cons,
+        frozenset(varies if x.literal is not None else {*varies, (axis, 0)}), facts,
+    )  # fmt: skip

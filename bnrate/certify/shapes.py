@@ -5,10 +5,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
 from bnrate.certify import fields
 from bnrate.certify.choices import either
+from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import invariant
 from bnrate.certify.values import (
@@ -28,6 +27,7 @@ from bnrate.certify.values import (
     replaced,
     settle,
     still,
+    unnamed,
     whole,
 )
 
@@ -123,7 +123,7 @@ def _regrouped(
 ) -> Block:
     """A block whose factors are dealt out to other axes, split where a boundary asks for it."""
     axes: list[Axis] = [()] * len(sizes)
-    moves, same = {}, True
+    moves = {}
     for old, new in pairs:
         new = [axis for axis in new if sizes[axis] != 1]
         run = tuple(n for axis in old for n in block.axes[axis])
@@ -132,10 +132,10 @@ def _regrouped(
         if finer is None:
             for axis in old:
                 block = still(ledger, block, block.along([axis]), "a reshape across axes")
+            block = unnamed(block)
             spread = tuple((axis, 0) for axis in new)
             moves |= dict.fromkeys(block.along(old), spread)
             axes = [whole(n) if a in new else axes[a] for a, n in enumerate(sizes)]
-            same = False
             continue
         rest = list(finer)
         for axis in old:
@@ -149,7 +149,7 @@ def _regrouped(
                 position = next(source)
                 moves[position] = ((axis, len(axes[axis])),)
                 axes[axis] = (*axes[axis], block.axes[position[0]][position[1]])
-    return moved(block, tuple(axes), moves, same)
+    return moved(block, tuple(axes), moves)
 
 
 def slices(ledger: Ledger, eqn: Any, a: Value) -> Value:
@@ -181,7 +181,7 @@ def _range(ledger: Ledger, value: Value, axis: int, low: int, high: int) -> Valu
     starts = list(itertools.accumulate(value.cuts[axis], initial=0))
     first, last = starts.index(low), starts.index(high)
     blocks = {
-        replaced(index, axis, index[axis] - first): block.but(symbol=None)
+        replaced(index, axis, index[axis] - first): block
         for index, block in value.blocks.items()
         if first <= index[axis] < last
     }
@@ -214,20 +214,18 @@ def chained(ledger: Ledger, parts: list[Value], axis: int) -> Value:
     blocks, cuts, start = {}, (), 0
     for part in parts:
         for index, block in part.blocks.items():
-            blocks[replaced(index, axis, index[axis] + start)] = block.but(
-                symbol=None, literal=None
-            )
+            blocks[replaced(index, axis, index[axis] + start)] = block
         start, cuts = start + len(part.cuts[axis]), cuts + part.cuts[axis]
     return Value(replaced(parts[0].cuts, axis, cuts), blocks)
 
 
 def _alike(blocks: list[Block], axis: int) -> bool:
     """Whether blocks may share a segment at no cost."""
-    solid = [b for b in blocks if not b.wild] or blocks[:1]
+    solid = [b for b in blocks if not b.facts.wild] or blocks[:1]
     first = solid[0]
     varying = fields.on(first.scale, first.along([axis])) or first.shift
     return not varying and all(
-        not b.shift and (b.scale, b.pending) == (first.scale, first.pending) for b in solid
+        not (b.shift or b.facts.pending) and b.scale == first.scale for b in solid
     )
 
 
@@ -238,9 +236,8 @@ def _one_segment(ledger: Ledger, parts: list[Value], axis: int, total: int) -> V
     shape = replaced(bare[0].shape, axis, total)
     for index, blocks in align(ledger, bare):
         blocks = [resized_block(block, axis, total) for block in blocks]
-        rows[index] = either(ledger, _MIXED, *blocks).but(
-            varies=frozenset(p for b in blocks for p in b.varies) | set(blocks[0].along([axis])),
-        )
+        row = either(ledger, _MIXED, *blocks)
+        rows[index] = row._replace(varies=row.varies | set(blocks[0].along([axis])))
     cuts = [_cut_of(bare, a) for a in range(len(shape))]
     return Value(tuple(replaced(tuple(cuts), axis, (total,))), rows)
 
@@ -313,11 +310,10 @@ def gather(ledger: Ledger, eqn: Any, a: Value, indices: Value) -> Value:
     ):
         kept[d] = batch[i]
     picked = _picked(ledger, a, indices, kept, shape, "a lookup across a per-index scaling")
-    # What lies outside may be filled with 0 or nan (or the lowest integer).
-    floating = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact)
-    return picked.each(lambda b: b.but(
-        sign=min(b.sign, 1), wild=b.wild and floating, usual=None, generic=False,
-    ))  # fmt: skip
+    # What lies outside may be filled with 0 or nan.
+    return picked.each(
+        lambda b: b.only_knowing(Facts(wild=b.facts.wild, nonnegative=b.facts.nonnegative))
+    )
 
 
 def dynamic_slice(ledger: Ledger, eqn: Any, a: Value, *starts: Value) -> Value:
@@ -340,9 +336,9 @@ def _picked(
     for block in indices.blocks.values():
         cons |= fixed(ledger, block, "an index").cons
     picked = relabel(a, shape, {d: kept[d] for d in kept})
-    return picked.each(lambda b: b.but(
-        cons=b.cons | cons, varies=frozenset(b.positions) | b.varies, symbol=None, literal=None,
-    ))  # fmt: skip
+    return picked.each(
+        lambda b: unnamed(b).demanding(cons, varies=frozenset(b.positions) | b.varies)
+    )
 
 
 def argument(ledger: Ledger, eqn: Any, a: Value) -> Value:
@@ -359,8 +355,7 @@ def argument(ledger: Ledger, eqn: Any, a: Value) -> Value:
 
 
 def _told(ledger: Ledger, block: Block) -> Block:
-    cons = block.cons | ledger.hardened(block.pending)
-    return Block(block.axes, cons=cons, varies=frozenset(block.positions))
+    return Block(block.axes, {}, {}, block.cons, frozenset(block.positions))
 
 
 def overwritten(ledger: Ledger, eqn: Any, a: Value, *others: Value) -> Value:
@@ -380,9 +375,11 @@ def overwritten(ledger: Ledger, eqn: Any, a: Value, *others: Value) -> Value:
                     *(settle(ledger, b, "a write of a shifted value") for b in bare))  # fmt: skip
     shape = eqn.outvars[0].aval.shape
     value = relabel(Value((), {(): result}), shape, {})
-    return value.each(lambda b: b.but(
-        cons=b.cons | cons, varies=frozenset(b.positions) | b.varies, symbol=None, literal=None,
-    ))  # fmt: skip
+    return value.each(
+        lambda b: b.only_knowing()._replace(
+            cons=b.cons | cons, varies=frozenset(b.positions) | b.varies
+        )
+    )
 
 
 def _plain_write(eqn: Any) -> bool:
@@ -432,7 +429,7 @@ def resized(value: Value, axis: int, length: int) -> Value:
 def resized_block(block: Block, axis: int, length: int) -> Block:
     """A block that is uniform along an axis, with another length there."""
     moves = dict.fromkeys(block.along([axis]), ()) if length == 1 else {}
-    return moved(block, replaced(block.axes, axis, whole(length)), moves)
+    return moved(unnamed(block), replaced(block.axes, axis, whole(length)), moves)
 
 
 def _cut_of(values: list[Value], axis: int) -> Axis:

@@ -7,6 +7,7 @@ is read of it is read here, and what cannot be read is left out.
 import dataclasses
 import functools
 import os
+import sys
 import sysconfig
 import types
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ _MACHINERY = tuple(
     for part in ("interpreters", "linear_util", "custom_derivatives", "api_util", "tree_util")
 )
 # Where its rules are true derivatives (those of lax take functions, whose results they trust).
-_RULES = tuple(os.path.join(_JAX, "_src", part) for part in ("nn", "numpy", "scipy", "ops"))
+_RULES = tuple(
+    os.path.join(_JAX, "_src", part) for part in ("nn", "numpy", "scipy", "ops", "lax/other")
+)
 _LIBRARIES = tuple(
     {str(Path(__file__).parent.parent), *(sysconfig.get_paths()[k] for k in ("stdlib", "purelib"))}
 )
@@ -66,20 +69,43 @@ def defined_in_jax(jaxpr: Any) -> bool:
 
 
 def differentiated_by_jax(eqn: Any) -> bool:
-    """Whether the derivative rule of a custom call is one of JAX's own, as that of relu is.
+    """Whether a custom call is one of JAX's own functions with its own derivative rule, like relu.
 
-    The rule is somewhere in the closures of the equation's parameters.  It is JAX's if all the
-    functions found there are, and one of them is more than what carries rules about.
+    The function is looked up where JAX defines it, and the rule in the call must be that of the
+    function found there: other functions of JAX, put together by a user, may be no derivative.
     """
-    found, seen = [], set()
-    waiting = [eqn.params.get(name) for name in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")]
+    known = _defined_at(getattr(eqn.params.get("call_jaxpr"), "jaxpr", None))
+    if known is None:
+        return False
+    rule = _code_of(eqn.params.get("jvp_jaxpr_fun"))
+    return bool(rule) and rule == _code_of(known.jvp)
+
+
+def _defined_at(jaxpr: Any) -> jax.custom_jvp | None:
+    """JAX's own function of which this is the program, if it has a derivative rule."""
+    origin = str(getattr(getattr(jaxpr, "debug_info", None), "func_src_info", ""))
+    name, _, place = origin.partition(" at ")
+    file = place.rpartition(":")[0]
+    if not file.startswith(_RULES):
+        return None
+    modules = (m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == file)
+    found = getattr(next(modules, None), name, None)
+    while not isinstance(found, jax.custom_jvp) and hasattr(found, "__wrapped__"):
+        found = found.__wrapped__
+    return found if isinstance(found, jax.custom_jvp) else None
+
+
+def _code_of(rule: Any) -> set[Any]:
+    """The code of all functions in a rule's closures, without what only carries rules about."""
+    found: dict[Any, str] = {}
+    seen, waiting = set(), [rule]
     while waiting:
         part = waiting.pop()
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
         if isinstance(part, types.FunctionType):
-            found.append(part.__code__.co_filename)
+            found[part.__code__] = part.__code__.co_filename
             waiting += [cell.cell_contents for cell in part.__closure__ or ()]
             waiting += [*(part.__defaults__ or ()), getattr(part, "__wrapped__", None)]
         elif isinstance(part, functools.partial):
@@ -91,9 +117,8 @@ def differentiated_by_jax(eqn: Any) -> bool:
         elif type(part).__module__.split(".")[0] in ("jax", "jaxlib"):
             waiting += [getattr(part, name, None) for name in _HOLDERS]
         elif callable(part) and not isinstance(part, type):
-            return False  # a rule that cannot be looked into
-    rules = [file for file in found if not file.startswith(_MACHINERY)]
-    return bool(rules) and all(file.startswith(_RULES) for file in rules)
+            found[part] = ""  # a rule that cannot be looked into
+    return {code for code, file in found.items() if not file.startswith(_MACHINERY)}
 
 
 def _frames(info: Any) -> Iterator[tuple[str, int]]:

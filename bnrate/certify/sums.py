@@ -7,9 +7,10 @@ from collections.abc import Collection
 from fractions import Fraction
 from typing import Any
 
-from bnrate.certify import fields
+from bnrate.certify import fields, linear
 from bnrate.certify.arithmetic import add, derived, multiply
-from bnrate.certify.fields import Position, Token
+from bnrate.certify.facts import Facts, Position, Ref, over_all
+from bnrate.certify.fields import Token
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES
 from bnrate.certify.shapes import joined, reshaped, resized, uniform
@@ -18,7 +19,7 @@ from bnrate.certify.values import (
     Value,
     alike,
     data,
-    firm,
+    facts_of,
     fixed,
     map_blocks,
     moved,
@@ -57,29 +58,58 @@ def _block_sum(ledger: Ledger, block: Block, axes: Collection[int], what: str) -
     """The sum over all entries of one block; summed axes are left without positions."""
     gone = set(block.along(axes))
     count = math.prod(block.axes[a][j] for a, j in gone)
-    block = firm(ledger, block)
     block = _common_scale(ledger, block, gone, what)
-    order = {p: i for i, p in enumerate(block.positions)}
     kept: dict = {}
     varying: dict = {}
     for (atom, at), k in block.shift.items():
         if not gone.intersection(at):
             kept[atom, at] = k * count
-        elif (term := _summed_cross(atom, at, block, gone)) is not None:
+        elif (term := _summed_cross(ledger, atom, at, block, gone)) is not None:
             kept = dict(fields.add(kept, {term: k}))
         else:
             varying[atom, at] = k
-    if symbol := block.symbol:
-        symbol = symbol[0], _sum_name(symbol[1], block, {order[p] for p in gone})
-    # Nothing is known of a token summed over what it varies along, but its obligations.
     bare = tuple(() if a in axes else f for a, f in enumerate(block.axes))
-    result = moved(block.but(shift=kept), bare, dict.fromkeys(gone, ()))
+    varies = block.varies - gone
+    result = Block(bare, block.scale, kept, block.cons, varies, _facts_of_sum(ledger, block, gone))
+    # Nothing is known of a token summed over what it varies along, but its obligations.
     extra, cons = derived(ledger, varying, lambda at: {*at} - gone, result)
-    number = None if block.literal is None else block.literal * count
-    return result.but(
-        shift=fields.add(result.shift, extra), cons=result.cons | cons, symbol=symbol,
-        literal=number, sign=2 if block.sign and block.generic and count > 1 else block.sign,
+    return result.demanding(cons, shift=fields.add(result.shift, extra))
+
+
+def _facts_of_sum(ledger: Ledger, block: Block, gone: set[Position]) -> Facts:
+    known = block.facts
+    if known.literal is not None:
+        return facts_of(known.literal * math.prod(block.axes[a][j] for a, j in gone))
+    pending = tuple(
+        p._replace(over=over_all(p.over, gone), varies=p.varies - gone)
+        for p in known.pending if p.nonzero or not p.varies & gone
     )  # fmt: skip
+    soft = block.soft
+    for p in known.pending:
+        soft |= 0 if any(p.hard == q.hard for q in pending) else p.hard
+    return Facts(
+        wild=known.wild,
+        symbol=known.symbol and _symbol_of_sum(ledger, block, known.symbol, gone),
+        nonnegative=known.nonnegative,
+        nonzero=known.nonnegative and known.nonzero,
+        over=over_all(block.over, gone) if known.nonnegative else frozenset(),
+        factors=over_all(block.factors, gone),
+        pending=pending, soft=soft if pending else 0,
+    )  # fmt: skip
+
+
+def _symbol_of_sum(
+    ledger: Ledger, block: Block, symbol: tuple[linear.Number, Ref], gone: set[Position]
+) -> tuple[linear.Number, Ref]:
+    """A sum's name: that of the value summed, and over what; a sum of a sum is one sum."""
+    k, ref = symbol
+    k = k * math.prod(block.axes[a][j] for a, j in gone.difference(ref.at))
+    removed = frozenset(i for i, p in enumerate(ref.at) if p in gone)
+    if not removed:
+        return k, ref
+    left = tuple(p for p in ref.at if p not in gone)
+    sizes = tuple(block.axes[p[0]][p[1]] for p in ref.at if p is not None)
+    return k, Ref(ledger.names.of_sum(ref.name, removed, sizes), left)
 
 
 def _common_scale(ledger: Ledger, block: Block, gone: set[Position], what: str) -> Block:
@@ -92,19 +122,16 @@ def _common_scale(ledger: Ledger, block: Block, gone: set[Position], what: str) 
     if not across:
         return block
     met, rest = ledger.vanish(across, what), fields.off(block.scale, across)
-    if block.shift or not block.sign:
-        return block.but(scale=rest, cons=block.cons | met)
+    if block.shift or not block.facts.nonnegative:
+        return block.demanding(met, scale=rest)
     at = {p for _, placement in across for p in placement} | block.varies
     factor = ledger.token(met, at - gone)
-    return block.but(scale=fields.add(rest, {factor: 1}))
+    return block._replace(scale=fields.add(rest, {factor: 1}))
 
 
-def _sum_name(name: Any, block: Block, gone: set[int]) -> Any:
-    """The name of a sum over some of the positions of a block that has this name."""
-    return "sum", name, frozenset(gone), block.sizes
-
-
-def _summed_cross(atom: Any, at: tuple[Position, ...], block: Block, gone: set[Position]) -> Any:
+def _summed_cross(
+    ledger: Ledger, atom: Any, at: tuple[Position, ...], block: Block, gone: set[Position]
+) -> Any:
     """The sum of a token S*T (see `arithmetic`) over axes along which T is constant, if it is one.
 
     It must still vary along all positions of the block, as when it was named.
@@ -112,13 +139,17 @@ def _summed_cross(atom: Any, at: tuple[Position, ...], block: Block, gone: set[P
     if not (isinstance(atom, Token) and isinstance(atom.name, tuple) and atom.name[0] == "times"):
         return None
     _, name, token, place, sizes = atom.name
+    steps = len(ledger.steps)
     removed = {i for i, p in enumerate(at) if p in gone}
-    if removed.intersection(place) or at != tuple(block.positions) or sizes != block.sizes:
+    if at != (*sorted(ledger.steps), *block.positions) or removed.intersection(place):
+        return None
+    if sizes != block.sizes or name is None:
         return None
     left = [i for i in range(len(at)) if i not in removed]
+    summed_name = ledger.names.of_sum(name, frozenset(i - steps for i in removed), sizes)
     inner = (
-        "times", _sum_name(name, block, removed), token,
-        tuple(left.index(i) for i in place), tuple(sizes[i] for i in left),
+        "times", summed_name, token, tuple(left.index(i) for i in place),
+        tuple(sizes[i - steps] for i in left if i >= steps),
     )  # fmt: skip
     return atom._replace(name=inner), tuple(at[i] for i in left)
 
@@ -126,10 +157,21 @@ def _summed_cross(atom: Any, at: tuple[Position, ...], block: Block, gone: set[P
 def extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
     """reduce_max and reduce_min: scale and shift must be constant along the axes."""
     what = "an extreme over entries that scale differently"
-    axes = _axes(eqn)
+    axes, largest = _axes(eqn), eqn.primitive.name == "reduce_max"
     for axis in axes:
         a = joined(ledger, a, axis, what)
-    return _dropped(ledger, a.each(lambda b: _without(b, axes)), axes)
+    return _dropped(ledger, a.each(lambda b: _extreme(b, axes, largest)), axes)
+
+
+def _extreme(block: Block, axes: Collection[int], largest: bool) -> Block:
+    known, gone = block.facts, block.along(axes)
+    positive = known.nonnegative and largest
+    facts = Facts(
+        wild=known.wild, nonnegative=known.nonnegative, nonzero=known.nonzero,
+        over=over_all(block.over, gone) if positive else frozenset(),
+        factors=over_all(block.factors, gone),
+    )  # fmt: skip
+    return _without(block, axes).only_knowing(facts)
 
 
 def reduce_product(ledger: Ledger, eqn: Any, a: Value) -> Value:
@@ -140,12 +182,12 @@ def reduce_product(ledger: Ledger, eqn: Any, a: Value) -> Value:
         a = joined(ledger, a, axis)
 
     def rule(block: Block) -> Block:
-        block = settle(ledger, firm(ledger, block), "a product of shifted values")
-        block = block.but(scale=fields.scaled(block.scale, Fraction(count)), sign=0, wild=False)
-        # A product of zeros and infinities: all that is sure is that nothing scales.
-        return _without(block, axes)
+        block = settle(ledger, block, "a product of shifted values")
+        block = block._replace(scale=fields.scaled(block.scale, Fraction(count)))
+        return _without(block, axes).only_knowing()
 
-    if any(block.wild for block in a.blocks.values()):
+    # A product of zeros and infinities: all that is sure is that nothing scales.
+    if any(block.facts.wild for block in a.blocks.values()):
         return uniform(ledger, eqn, a)[0]
     return _dropped(ledger, a.each(rule), axes)
 
@@ -154,7 +196,7 @@ def _without(block: Block, axes: Collection[int]) -> Block:
     """A block that is constant along axes in scale and shift, without these axes' positions."""
     moves = dict.fromkeys(block.along(axes), ())
     bare = tuple(() if a in axes else f for a, f in enumerate(block.axes))
-    return moved(block, bare, moves).but(literal=None, generic=False)
+    return moved(block.only_knowing(), bare, moves)
 
 
 def _dropped(ledger: Ledger, value: Value, axes: Collection[int]) -> Value:
@@ -163,10 +205,10 @@ def _dropped(ledger: Ledger, value: Value, axes: Collection[int]) -> Value:
     rows: dict[tuple[int, ...], list[Block]] = {}
     for index, block in value.blocks.items():
         moves = {(a, j): ((i, j),) for i, a in enumerate(kept) for j in range(len(block.axes[a]))}
-        block = moved(block, tuple(block.axes[a] for a in kept), moves, same=True)
+        block = moved(block, tuple(block.axes[a] for a in kept), moves)
         rows.setdefault(tuple(index[a] for a in kept), []).append(block)
     total = {
-        place: functools.reduce(lambda a, b: add(ledger, None, a, b), alike(ledger, blocks))
+        place: functools.reduce(functools.partial(add, ledger), alike(ledger, blocks))
         for place, blocks in rows.items()
     }
     return Value(tuple(value.cuts[a] for a in kept), total)
@@ -193,7 +235,7 @@ def _framed(value: Value, order: list[int | None]) -> Value:
 
 
 def _contracted(ledger: Ledger, a: Value, b: Value, axes: tuple[int, ...]) -> Value:
-    product = map_blocks(ledger, lambda x, y: multiply(ledger, None, x, y), a, b)
+    product = map_blocks(ledger, functools.partial(multiply, ledger), a, b)
     # An axis along which neither operand has positions has length one in both.
     return summed(ledger, product, axes, ENTRIES)
 
@@ -215,7 +257,7 @@ def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
     for axis in window:
         kernel = resized(joined(ledger, kernel, axis, what), axis, 1)
     # A literal array sums to something else: only its number is known, and that not here.
-    a, kernel = (v.each(lambda b: b.but(literal=None)) for v in (a, kernel))
+    a, kernel = (v.each(Block.only_knowing) for v in (a, kernel))
     # The frame: batch, groups, outputs of a group, space, inputs of a group.
     left = _framed(a, [batch, channels, *space])
     left = reshaped(ledger, left, (a.shape[batch], groups, a.shape[channels] // groups, *sizes))
@@ -228,7 +270,7 @@ def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
     order: list[int | None] = [0] * len(out)
     for place, axis in enumerate(numbers.out_spec):
         order[axis] = place
-    return _framed(result, order).each(lambda b: b.but(symbol=None, sign=0, literal=None))
+    return _framed(result, order).each(Block.only_knowing)
 
 
 def _mixed(ledger: Ledger, value: Value, axis: int, length: int, edges: bool, what: str) -> Value:
@@ -242,7 +284,7 @@ def _mixed(ledger: Ledger, value: Value, axis: int, length: int, edges: bool, wh
         if edges and value.shape[axis] != length:
             value = value.each(lambda b: settle(ledger, b, what))
         return resized(value, axis, length).each(
-            lambda b: b.but(varies=b.varies | set(b.along([axis])), literal=None, symbol=None)
+            lambda b: b.only_knowing()._replace(varies=b.varies | set(b.along([axis])))
         )
     if len(value.cuts[axis]) > 1:
         value = joined(ledger, value, axis, what)
@@ -252,12 +294,12 @@ def _mixed(ledger: Ledger, value: Value, axis: int, length: int, edges: bool, wh
         across = fields.on(block.scale, along)
         met = ledger.vanish(across, what)
         moving = block.shift if edges else fields.on(block.shift, along)
-        block = block.but(
-            scale=fields.off(block.scale, across), shift=fields.off(block.shift, moving),
-            cons=block.cons | met, varies=block.varies | along, symbol=None, literal=None, sign=0,
+        block = Block(
+            block.axes, fields.off(block.scale, across), fields.off(block.shift, moving),
+            block.cons | met, block.varies | along,
         )  # fmt: skip
         made, cons = derived(ledger, moving, along.union, block)
-        block = block.but(shift=fields.add(block.shift, made), cons=block.cons | cons)
+        block = block.demanding(cons, shift=fields.add(block.shift, made))
         return _one_factor(ledger, block, axis)
 
     return resized(value.each(rule), axis, length)
@@ -281,7 +323,7 @@ def window_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:
     if edges:
         a = a.each(lambda b: settle(ledger, b, "a sum over windows of a shifted value"))
     count = Fraction(math.prod(eqn.params["window_dimensions"]))
-    return a.each(lambda b: b.but(shift=fields.scaled(b.shift, count), symbol=None))
+    return a.each(lambda b: b._replace(shift=fields.scaled(b.shift, count)))
 
 
 def window_extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
@@ -289,7 +331,7 @@ def window_extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
     what = "an extreme over entries that scale differently"
     for axis in _windows(eqn):
         a = joined(ledger, a, axis, what)
-    return _windowed(ledger, eqn, a, False, what).each(lambda b: b.but(generic=False))
+    return _windowed(ledger, eqn, a, False, what)
 
 
 def _windows(eqn: Any) -> list[int]:
@@ -307,7 +349,7 @@ def _plain(found: list[Any]) -> tuple[Any, ...]:
 def _windowed(ledger: Ledger, eqn: Any, a: Value, edges: bool, what: str) -> Value:
     for axis in _windows(eqn):
         a = _mixed(ledger, a, axis, eqn.outvars[0].aval.shape[axis], edges, what)
-    return a.each(lambda b: firm(ledger, b).but(symbol=None, literal=None))
+    return a.each(Block.only_knowing)
 
 
 def running(ledger: Ledger, eqn: Any, a: Value) -> Value:
@@ -316,10 +358,13 @@ def running(ledger: Ledger, eqn: Any, a: Value) -> Value:
         a = joined(ledger, a, axis)
     if eqn.primitive.name == "cumsum":
         what = "a running sum of shifted values"
-        a = a.each(lambda b: settle(ledger, firm(ledger, b), what))
-    return a.each(lambda b: b.but(
-        symbol=None, literal=None, generic=False, varies=b.varies | set(b.along(_along(eqn))),
-    ))  # fmt: skip
+        a = a.each(lambda b: settle(ledger, b, what))
+    return a.each(lambda b: _varying(b, _along(eqn)))
+
+
+def _varying(block: Block, axes: Collection[int]) -> Block:
+    """The statement of a block for other numbers, which vary along axes."""
+    return block.only_knowing()._replace(varies=block.varies | set(block.along(axes)))
 
 
 def _along(eqn: Any) -> tuple[int, ...]:
@@ -345,12 +390,8 @@ def top_k(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     axis = int(eqn.params.get("axis", -1)) % len(a.cuts)
     shape = eqn.outvars[0].aval.shape
     a = resized(joined(ledger, a, axis), axis, shape[axis])
-    a = a.each(
-        lambda b: b.but(
-            varies=b.varies | set(b.along([axis])), symbol=None, literal=None, generic=False
-        )
-    )
+    a = a.each(lambda b: _varying(b, [axis]))
     cons = 0
     for block in a.blocks.values():
-        cons |= block.cons | ledger.hardened(block.pending)
+        cons |= block.cons
     return [a, data(shape, cons)]

@@ -11,15 +11,15 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bnrate.certify import fields
-from bnrate.certify.fields import Field, Placement, Position, Token
+from bnrate.certify.facts import NO_REFS, NOTHING, Facts, Placement, Position, Refs
+from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
 
 _HUGE = 1e30  # masks are filled with the lowest number of the dtype, in place of -inf
@@ -27,35 +27,19 @@ _HUGE = 1e30  # masks are filled with the lowest number of the dtype, in place o
 Axis = tuple[int, ...]  # the lengths of segments, or of a segment's factors
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """The statement about one block: see `fields` for scale and shift.
+class Block(NamedTuple):
+    """The statement about one block (see `fields` for scale and shift) and facts about its numbers.
 
-    It holds under the constraints of the mask `cons`.  `pending` are those epsilon constraints
-    that the next user of the value may still excuse.  A `wild` block holds only 0, inf and nan,
-    which every positive scaling leaves alone.  `varies` are the positions along which the value
-    may vary.  `symbol` = (k, name): the value is k times the one so named, index for index in
-    order.  `sign` is 1 if it is never negative, 2 if besides it is zero on a degenerate set only.
-    `generic`: it is an analytic function of the parameters, hence zero on a degenerate set only.
-    `usual` is the value of a boolean except on a degenerate set (of v > 0).
+    The statement holds under the constraints of the mask `cons`.  `varies` are the positions along
+    which the value may vary.  Rules make new blocks, which know no facts but those they are given.
     """
 
     axes: tuple[Axis, ...]
-    scale: Field = dataclasses.field(default_factory=dict)
-    shift: Field = dataclasses.field(default_factory=dict)
-    cons: int = 0
-    pending: int = 0
-    wild: bool = False
-    varies: frozenset[Position] = frozenset()
-    literal: float | None = None
-    symbol: tuple[Fraction, Any] | None = None
-    sign: int = 0
-    usual: bool | None = None
-    generic: bool = False
-
-    def but(self, **changes: Any) -> "Block":
-        """The block with some fields changed."""
-        return dataclasses.replace(self, **changes)
+    scale: Field
+    shift: Field
+    cons: int
+    varies: frozenset[Position]
+    facts: Facts = NOTHING
 
     @property
     def positions(self) -> list[Position]:
@@ -67,9 +51,43 @@ class Block:
         """The lengths of its factors, in the order of its positions."""
         return tuple(n for factors in self.axes for n in factors)
 
+    @property
+    def soft(self) -> int:
+        """The constraints that the statement needs once all that is pending is excused."""
+        return self.facts.soft if self.facts.pending else self.cons
+
+    @property
+    def over(self) -> Refs:
+        """Refs that are zero wherever the block is."""
+        symbol = self.facts.symbol
+        return self.facts.over | {symbol[1]} if symbol else self.facts.over
+
+    @property
+    def factors(self) -> Refs:
+        """Refs where whose being zero makes the block zero."""
+        symbol = self.facts.symbol
+        return self.facts.factors | {symbol[1]} if symbol else self.facts.factors
+
     def along(self, axes: Iterable[int]) -> list[Position]:
         """All positions of the given axes."""
         return [(a, j) for a in axes for j in range(len(self.axes[a]))]
+
+    def knowing(self, **facts: Any) -> "Block":
+        """The block with more facts."""
+        return self._replace(facts=self.facts._replace(**facts))
+
+    def only_knowing(self, facts: Facts = NOTHING) -> "Block":
+        """The block with these facts and no others."""
+        return self._replace(facts=facts)
+
+    def demanding(self, mask: int, **statement: Any) -> "Block":
+        """The same value under more constraints, which may leave a shorter statement."""
+        facts = self.facts
+        if facts.pending:
+            facts = facts._replace(soft=facts.soft | mask)
+        if facts.guard:
+            facts = facts._replace(guard=facts.guard._replace(soft=facts.guard.soft | mask))
+        return self._replace(cons=self.cons | mask, facts=facts, **statement)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +110,7 @@ class Value:
     @property
     def literal(self) -> float | None:
         """The one number that the whole array holds, if it is known."""
-        return self.only.literal if self.only else None
+        return self.only.facts.literal if self.only else None
 
     def each(self, rule: Callable[[Block], Block]) -> "Value":
         """The value with a rule applied to every block."""
@@ -104,19 +122,15 @@ def whole(length: int) -> Axis:
     return () if length == 1 else (length,)
 
 
-def plain(shape: Sequence[int], **known: Any) -> Value:
-    """A value in one block."""
-    block = Block(tuple(map(whole, shape)), **known)
+def plain(shape: Sequence[int], facts: Facts = NOTHING) -> Value:
+    """A value in one block that neither varies nor scales."""
+    block = Block(tuple(map(whole, shape)), {}, {}, 0, frozenset(), facts)
     return Value(tuple((n,) for n in shape), {(0,) * len(shape): block})
 
 
-def data(shape: Sequence[int], cons: int = 0, generic: bool = False) -> Value:
+def data(shape: Sequence[int], cons: int = 0, facts: Facts = NOTHING) -> Value:
     """An array that does not depend on the parameters' scales."""
-    block = Block(tuple(map(whole, shape)), cons=cons, generic=generic)
-    return Value(
-        tuple((n,) for n in shape),
-        {(0,) * len(shape): block.but(varies=frozenset(block.positions))},
-    )
+    return plain(shape, facts).each(lambda b: b._replace(cons=cons, varies=frozenset(b.positions)))
 
 
 def constant(array: Any) -> Value:
@@ -124,13 +138,22 @@ def constant(array: Any) -> Value:
     if jnp.issubdtype(getattr(array, "dtype", float), jax.dtypes.extended):
         return data(array.shape)  # keys of a random number generator
     array = np.asarray(array)
-    number = array.dtype.kind in "bifu" and array.size == 1
-    return literal(array.shape, float(array.item())) if number else data(array.shape, generic=True)
+    if array.dtype.kind in "bifu" and array.size == 1:
+        return literal(array.shape, float(array.item()))
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return data(array.shape)
+    facts = Facts(nonnegative=bool((array >= 0).all()), nonzero=bool((array != 0).all()))
+    return data(array.shape, facts=facts)
 
 
 def literal(shape: Sequence[int], number: float) -> Value:
     """An array that holds one known number."""
-    return plain(shape, literal=number, wild=is_wild(number), sign=sign_of(number), generic=True)
+    return plain(shape, facts_of(number))
+
+
+def facts_of(number: float) -> Facts:
+    """All that is to be known of a number."""
+    return Facts(number, is_wild(number), nonnegative=number >= 0, nonzero=number != 0)
 
 
 def is_boundless(number: float | None) -> bool:
@@ -143,29 +166,18 @@ def is_wild(number: float) -> bool:
     return number == 0 or not math.isfinite(number)
 
 
-def sign_of(number: float) -> int:
-    """The `sign` of a number."""
-    return int(number >= 0) + int(number > 0)
-
-
 # --- what may be demanded of a block
 
 
 def settle(ledger: Ledger, block: Block, what: str) -> Block:
     """The block with no shift: whatever would make it vanish is demanded."""
-    cons = block.cons | ledger.vanish(block.shift, what)
-    return block.but(shift={}, cons=cons) if block.shift else block
-
-
-def firm(ledger: Ledger, block: Block) -> Block:
-    """The block with its pending epsilons made hard constraints."""
-    return block.but(cons=block.cons | ledger.hardened(block.pending), pending=0)
+    return block.demanding(ledger.vanish(block.shift, what), shift={}) if block.shift else block
 
 
 def fixed(ledger: Ledger, block: Block, what: str) -> Block:
     """The block with neither scale nor shift: it must be invariant."""
-    block = settle(ledger, firm(ledger, block), what)
-    return block.but(scale={}, cons=block.cons | ledger.vanish(block.scale, what))
+    block = settle(ledger, block, what)
+    return block.demanding(ledger.vanish(block.scale, what), scale={}) if block.scale else block
 
 
 def still(ledger: Ledger, block: Block, positions: Iterable[Position], what: str) -> Block:
@@ -174,10 +186,10 @@ def still(ledger: Ledger, block: Block, positions: Iterable[Position], what: str
     scale, shift = fields.on(block.scale, positions), fields.on(block.shift, positions)
     if not (scale or shift):
         return block
-    cons = block.cons | ledger.vanish(scale, what) | ledger.vanish(shift, what)
-    return block.but(
-        scale=fields.off(block.scale, scale), shift=fields.off(block.shift, shift), cons=cons
-    )
+    return block.demanding(
+        ledger.vanish(scale, what) | ledger.vanish(shift, what),
+        scale=fields.off(block.scale, scale), shift=fields.off(block.shift, shift),
+    )  # fmt: skip
 
 
 # --- axes
@@ -191,16 +203,12 @@ def relabel(value: Value, shape: Sequence[int], to: Mapping[int, int]) -> Value:
     to = {int(old): int(new) for old, new in to.items()}  # equations may hold NumPy's integers
     origin = {new: old for old, new in to.items() if value.shape[old] == shape[new]}
     cuts = tuple(value.cuts[origin[a]] if a in origin else (n,) for a, n in enumerate(shape))
-    places = [to[old] for old in sorted(to)]
-    ordered = places == sorted(places)
 
     def rule(block: Block) -> Block:
         axes = tuple(
             block.axes[origin[a]] if a in origin else whole(n) for a, n in enumerate(shape)
         )
-        # Broadcasting makes another array of it, but for axes of length one.
-        same = ordered and sum(map(len, axes)) == len(block.positions)
-        return moved(block, axes, {p: ((to[p[0]], p[1]),) for p in block.positions}, same)
+        return moved(block, axes, {p: ((to[p[0]], p[1]),) for p in block.positions})
 
     return Value(
         cuts,
@@ -256,12 +264,11 @@ def _parts(ledger: Ledger, block: Block, axis: int, points: list[int]) -> list[B
             return ((axis, kept.index(position[1])),) if position[1] in kept else ()
 
         # The restriction of a token to a range of its index is another token.
-        part = block.but(
+        part = unnamed(block)._replace(
             scale=_restricted(block, block.scale, first, (low, high)),
             shift=_restricted(block, block.shift, first, (low, high)),
-            axes=axes,
         )
-        parts.append(moved(part, axes, {p: where(p) for p in block.positions}, same=False))
+        parts.append(moved(part, axes, {p: where(p) for p in block.positions}))
     return parts
 
 
@@ -303,10 +310,12 @@ def _unknowns_still(
         return {placed: k for placed, k in touched.items() if not isinstance(placed[0], Token)}
 
     scale, shift = unknown(block.scale), unknown(block.shift)
-    cons = block.cons | ledger.vanish(scale, what) | ledger.vanish(shift, what)
-    return block.but(
-        scale=fields.off(block.scale, scale), shift=fields.off(block.shift, shift), cons=cons
-    )
+    if not (scale or shift):
+        return block
+    return block.demanding(
+        ledger.vanish(scale, what) | ledger.vanish(shift, what),
+        scale=fields.off(block.scale, scale), shift=fields.off(block.shift, shift),
+    )  # fmt: skip
 
 
 def common(a: Axis, b: Axis) -> Axis | None:
@@ -359,7 +368,8 @@ def flattened(ledger: Ledger, block: Block, axis: int) -> Block:
     """The block with one factor along an axis, along which scale and shift are constant."""
     block = still(ledger, block, block.along([axis]), "axes that do not fit")
     moves = dict.fromkeys(block.along([axis]), ((axis, 0),))
-    return moved(block, replaced(block.axes, axis, whole(math.prod(block.axes[axis]))), moves)
+    axes = replaced(block.axes, axis, whole(math.prod(block.axes[axis])))
+    return moved(unnamed(block), axes, moves)
 
 
 def map_blocks(ledger: Ledger, rule: Callable[..., Block], *values: Value) -> Value:
@@ -382,8 +392,10 @@ def merge(ledger: Ledger, value: Value, axis: int, join: Callable[..., Block], w
 
     def uniform(block: Block) -> Block:
         block = still(ledger, block, block.along([axis]), what)
+        if block.axes[axis] == single:
+            return block
         moves = dict.fromkeys(block.along([axis]), ((axis, 0),) if single else ())
-        return moved(block, replaced(block.axes, axis, single), moves)
+        return moved(unnamed(block), replaced(block.axes, axis, single), moves)
 
     if len(value.cuts[axis]) == 1:
         return value.each(uniform)
@@ -395,25 +407,35 @@ def merge(ledger: Ledger, value: Value, axis: int, join: Callable[..., Block], w
     for index, blocks in rows.items():
         block = join(*alike(ledger, blocks))
         position = frozenset([(axis, 0)]) if single else frozenset()
-        joined[index] = block.but(varies=block.varies | position, literal=None, symbol=None)
+        joined[index] = unnamed(block)._replace(varies=block.varies | position)
     return Value(cuts, joined)
 
 
-def moved(
-    block: Block, axes: tuple[Axis, ...], moves: Mapping[Position, Placement], same: bool = False
-) -> Block:
-    """The block with positions moved (those not named stay); `same`: it is in the same order."""
+def moved(block: Block, axes: tuple[Axis, ...], moves: Mapping[Position, Placement]) -> Block:
+    """The block with positions moved (those not named stay), each to places of its own."""
 
     def where(position: Position) -> Placement:
         return moves.get(position, (position,))
 
-    return block.but(
-        axes=axes,
-        scale=fields.moved(block.scale, where),
-        shift=fields.moved(block.shift, where),
-        varies=frozenset(new for old in block.varies for new in where(old)),
-        symbol=block.symbol if same else None,
+    return Block(
+        axes,
+        fields.moved(block.scale, where) if block.scale else block.scale,
+        fields.moved(block.shift, where) if block.shift else block.shift,
+        block.cons,
+        frozenset(new for old in block.varies for new in where(old)),
+        block.facts.moved(where),
     )
+
+
+def unnamed(block: Block) -> Block:
+    """The block as a choice of its entries: nothing is known of which is which."""
+    return block.only_knowing(_of_entries(block))
+
+
+def _of_entries(block: Block) -> Facts:
+    facts = block.facts.of_entries()
+    pending = tuple(p._replace(over=NO_REFS) for p in block.facts.pending)
+    return facts._replace(pending=pending, soft=block.facts.soft)
 
 
 def replaced(items: tuple, at: int, new: Any) -> tuple:

@@ -1,0 +1,132 @@
+"""What else is known of a block's numbers, besides how they scale.
+
+Facts fail closed: a new value has none but those that its rule states.  They are about the numbers
+themselves, so they outlive constraints that are put on the same value, and nothing else.
+
+Two relations between values carry what zeros mean.  A `Ref` is a named value as a block's indices
+see it: each of the name's positions lies at one of the block's, or (None) stands for all indices.
+`over` of a block holds refs that are zero wherever the block is zero (the centred entries of a
+variance); `factors` are refs where whose being zero makes the block zero.  A quotient of a value by
+a norm of it needs no excuse for the norm's zeros: there the value is zero too.
+"""
+
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+# A factor of an axis: the axis, and the factor's number in its row-major product.  Axes below zero
+# are those of enclosing scans: a value inside a scan varies along them from step to step.
+Position = tuple[int, int]
+Placement = tuple[Position, ...]
+
+
+class Ref(NamedTuple):
+    """A named value, placed; `at` says where each of the name's positions is (None: at all)."""
+
+    name: int
+    at: tuple[Position | None, ...]
+
+
+Refs = frozenset[Ref]
+NO_REFS: Refs = frozenset()
+
+
+class Pending(NamedTuple):
+    """Constraints that are not needed if the next users of a value can do without them.
+
+    The block's statement holds without the constraints `hard` wherever some value v is not zero,
+    once the literals of the constraints `eps` are 0; if the block is multiplied by what is zero
+    where v is, without those of `met`.  The refs `over` are zero where v is; v varies along
+    `varies`; `nonzero`: it is zero on a null set only.
+    """
+
+    eps: int
+    met: int
+    hard: int
+    over: Refs
+    varies: frozenset[Position]
+    nonzero: bool
+
+
+class Guard(NamedTuple):
+    """Of a condition: it is `usually` this wherever v, as in `Pending`, is not zero.
+
+    That needs the constraints `soft`, and `eps` or `hard`.  `of` is v, if it has a name.
+    """
+
+    usually: bool
+    of: Ref | None
+    soft: int
+    eps: int
+    hard: int
+    over: Refs
+    varies: frozenset[Position]
+    nonzero: bool
+
+
+class Facts(NamedTuple):
+    """Known of each entry of a block.
+
+    `literal`: the one number that all entries are.  `wild`: they are 0, inf or nan, which every
+    positive scaling leaves alone.  `symbol` = (k, ref): they are k times the named value's.
+    `nonnegative`, `nonzero` (off a null set of parameters and data).  `guard`: of conditions.
+    `pending`: the constraints that may still be excused; without them the statement needs `soft`.
+    """
+
+    literal: float | None = None
+    wild: bool = False
+    symbol: tuple[Fraction | int, Ref] | None = None
+    nonnegative: bool = False
+    nonzero: bool = False
+    over: Refs = NO_REFS
+    factors: Refs = NO_REFS
+    guard: Guard | None = None
+    pending: tuple[Pending, ...] = ()
+    soft: int = 0
+
+    def of_entries(self) -> "Facts":
+        """What is true of any choice of the entries, in any order."""
+        return Facts(self.literal, self.wild, None, self.nonnegative, self.nonzero)
+
+    def moved(self, where: Callable[[Position], Placement]) -> "Facts":
+        """The facts after a one-to-one change of positions."""
+        if self == NOTHING:
+            return self
+
+        def placed(known: Any) -> Any:
+            varies = frozenset(new for p in known.varies for new in where(p))
+            return known._replace(over=_all_moved(known.over, where), varies=varies)
+
+        guard = self.guard and placed(self.guard)
+        if guard and guard.of:
+            guard = guard._replace(of=_moved(guard.of, where))
+        return self._replace(
+            symbol=self.symbol and (self.symbol[0], _moved(self.symbol[1], where)),
+            guard=guard, pending=tuple(map(placed, self.pending)),
+            over=_all_moved(self.over, where), factors=_all_moved(self.factors, where),
+        )  # fmt: skip
+
+
+NOTHING = Facts()
+
+
+def _moved(ref: Ref, where: Callable[[Position], Placement]) -> Ref:
+    return Ref(ref.name, tuple(new for p in ref.at for new in ((None,) if p is None else where(p))))
+
+
+def _all_moved(refs: Refs, where: Callable[[Position], Placement]) -> Refs:
+    return frozenset(_moved(ref, where) for ref in refs) if refs else refs
+
+
+def over_all(refs: Iterable[Ref], gone: Iterable[Position]) -> Refs:
+    """The refs with some positions standing for all indices."""
+    gone = set(gone)
+    return frozenset(Ref(r.name, tuple(None if p in gone else p for p in r.at)) for r in refs)
+
+
+def meet(over: Refs, factors: Refs) -> bool:
+    """Whether a value with these factors is zero wherever one that has these `over` is."""
+    return any(
+        o.name == f.name and all(p is None or p == q for p, q in zip(o.at, f.at, strict=False))
+        for o in over for f in factors if len(o.at) == len(f.at)
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""Names of values: one for each way in which it was computed, as far as that was noted.
+
+What is computed twice has one name, so that the mean which a program subtracts is recognised in
+the variance by which it divides.
+"""
+
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from bnrate.certify import linear
+from bnrate.certify.facts import Position, Ref
+
+# A multiple of a named value, whose positions lie at some of the positions of a sum.
+Term = tuple[linear.Number, int, tuple[int, ...]]
+
+
+class Names:
+    """Names as they are given while a program is read."""
+
+    def __init__(self) -> None:
+        self._of: dict[Hashable, int] = {}
+        self._meaning: list[Any] = []
+
+    def fresh(self) -> int:
+        """A name that no other value has."""
+        self._meaning.append(())
+        return len(self._meaning)
+
+    def of(self, *meaning: Hashable) -> int:
+        """The name of what was computed in this way."""
+        found = self._of.get(meaning)
+        if found is None:
+            self._meaning.append(meaning)
+            found = self._of[meaning] = len(self._meaning)
+        return found
+
+    def meaning(self, name: int) -> tuple:
+        """How a value was computed; nothing, if that is not known."""
+        return self._meaning[name - 1]
+
+    def of_sum(self, name: int, removed: frozenset[int], sizes: tuple[int, ...]) -> int:
+        """The name of a sum over some positions of a value, all of which have these sizes.
+
+        A sum of a sum is one sum.
+        """
+        match self.meaning(name):
+            case ("sum", inner, before, all_sizes):
+                left = [i for i in range(len(all_sizes)) if i not in before]
+                if tuple(all_sizes[i] for i in left) == sizes:
+                    return self.of("sum", inner, before | {left[i] for i in removed}, all_sizes)
+        return self.of("sum", name, removed, sizes)
+
+    def of_combination(
+        self, terms: Iterable[Term], sizes: tuple[int, ...]
+    ) -> tuple[linear.Number, int]:
+        """A coefficient and a name of a sum of terms, whose positions have these sizes."""
+        (k, name, at), *others = sorted(terms, key=lambda term: term[1:])
+        rest = tuple((Fraction(m) / Fraction(k), n, where) for m, n, where in others)
+        return k, self.of("combination", name, at, rest, sizes)
+
+    def is_centred(
+        self, value: Ref, mean: Ref, ratio: Fraction, lengths: Mapping[Position, int]
+    ) -> bool:
+        """Whether value + ratio * mean is a value less its mean over two entries or more."""
+        removed = frozenset(i for i, p in enumerate(value.at) if p not in mean.at)
+        left = tuple(p for p in value.at if p in mean.at)
+        if not removed or left != mean.at:
+            return False
+        sizes = tuple(lengths[p] for p in value.at if p is not None)
+        count = math.prod(sizes[i] for i in removed)
+        return ratio == Fraction(-1, count) and mean.name == self.of_sum(value.name, removed, sizes)
+
+    def spread(self, squares: Ref, squared: Ref, ratio: Fraction) -> tuple[Ref, int, int] | None:
+        """If this is a multiple of E[x^2] - E[x]^2, the ref x - E[x], x's name, how many there are.
+
+        The one is zero wherever the other is.
+        """
+        match self.meaning(squares.name), self.meaning(squared.name):
+            case ("sum", inner, removed, sizes), ("square", total):
+                count = math.prod(sizes[i] for i in removed)
+                match self.meaning(inner):
+                    case ("square", x) if (
+                        squares.at == squared.at
+                        and total == self.of_sum(x, removed, sizes)
+                        and ratio == Fraction(-1, count)
+                    ):
+                        return self._centred(x, total, removed, sizes, squares), x, count
+        return None
+
+    def _centred(
+        self, x: int, total: int, removed: frozenset[int], sizes: tuple[int, ...], place: Ref
+    ) -> Ref:
+        every = tuple(range(len(sizes)))
+        left = tuple(i for i in every if i not in removed)
+        count = math.prod(sizes[i] for i in removed)
+        terms = [(Fraction(1), x, every), (Fraction(-1, count), total, left)]
+        _, name = self.of_combination(terms, sizes)
+        at = iter(place.at)
+        return Ref(name, tuple(None if i in removed else next(at) for i in every))
