@@ -120,7 +120,7 @@ def excess(certify, name):
         members = frozenset(member.path for member in group.members)
         if members not in entry.joint and members - free not in (frozenset(), *entry.joint):
             wrong.append(f"{sorted(members)} may not be scaled")
-        elif len(members) == 1 and group.members[0].axis not in (None, entry.units.get(*members)):
+        elif len(members) == 1 and group.members[0].axes not in ((), (entry.units.get(*members),)):
             wrong.append(f"{group.members[0]} may not be scaled by each index")
     found = dimensions(certificate.directions(), params)
     wrong += [f"dimensions {found}"] * any(np.greater(found, entry.dims))

@@ -56,7 +56,7 @@ def far_away(p, x):
     return net(p, x) + jnp.where(jnp.sum(p["kernel"] ** 2) > 500, jnp.nan, 0.0)
 
 
-def group(*paths, axis=None):
+def group(*paths, axis=()):
     return Groups([Group(Member(path, axis) for path in paths)])
 
 

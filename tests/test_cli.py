@@ -320,7 +320,7 @@ def test_certify_ones_own_loss(given, own, capsys):
     files = ("--groups", "groups.json", "--json", "certificate.json")
     table = prints(capsys, "certify", "ownloss:loss", "--params", f"ownloss:{given}", *files)
     assert re.search(r"^  w +each index along axis 1$", table, re.MULTILINE)
-    expected = gr.Groups([gr.Group([gr.Member("w", axis=1)])])
+    expected = gr.Groups([gr.Group([gr.Member("w", axes=1)])])
     assert gr.from_json((own / "groups.json").read_text()) == expected
     document = json.loads((own / "certificate.json").read_text())
     assert (document["no_effect"], set(document["rest"])) == (["idle"], {"head"})
@@ -347,7 +347,7 @@ def test_certify_a_network_of_ours(norm, unit, capsys):
 
 def test_all_kernels_of_a_residual_network_but_its_head(capsys):
     document = json.loads(prints(capsys, "certify", "--model", "resnet18", "--json", "-"))
-    assert all([{"path": f"layer{i}/kernel", "axis": 3}] in document["groups"] for i in range(20))
+    assert all([{"path": f"layer{i}/kernel", "axes": [3]}] in document["groups"] for i in range(20))
     assert {"head/kernel", "head/bias"} < set(document["rest"])
 
 

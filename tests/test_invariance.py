@@ -107,7 +107,7 @@ def margin(p, x):
     return nn.relu(batch_norm_net(p, x) - 1e6)
 
 
-def ones(*paths, axis=None):
+def ones(*paths, axis=()):
     return [Group(Member(path, axis) for path in paths)]
 
 
@@ -255,7 +255,7 @@ def test_networks(model, key):
     for group in groups:
         for member in group.members:
             rank = gr.leaves(params)[member.path].ndim
-            assert member.axis == (rank - 1 if member.path in kernels else None)
+            assert member.axes == ((rank - 1,) if member.path in kernels else ())
     assert groups_of(model)[0] == Groups()
 
 

@@ -25,10 +25,10 @@ class Comparison(NamedTuple):
 def claims(certificate):
     """What a certificate says, in the terms of the zoo."""
     single = [g.members[0] for g in certificate.groups if len(g.members) == 1]
-    alone = {member.path: member.axis for member in single}
+    alone = {member.path: member.axes for member in single}
     return {
         "invariant": set(alone),
-        "units": {path: axis for path, axis in alone.items() if axis is not None},
+        "units": {path: axes[0] for path, axes in alone.items() if axes},
         "no_effect": set(certificate.no_effect),
         "joint": {
             frozenset(m.path for m in g.members) for g in certificate.groups if len(g.members) > 1

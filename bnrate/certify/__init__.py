@@ -13,7 +13,7 @@ demands that its operands be invariant: what is not known costs claims, never tr
     >>> shapes = {"kernel": jnp.zeros((3, 4)), "head": jnp.zeros(4)}
     >>> certificate = certify(loss, shapes, jnp.zeros((8, 3)), jnp.zeros(8))
     >>> certificate.groups
-    Groups(groups=(Group(members=(Member(path='kernel', axis=1),)),))
+    Groups(groups=(Group(members=(Member('kernel', axes=(1,)),)),))
     >>> certificate.why("head")[0].what
     'a value that scales is added to one that does not'
 """

@@ -67,7 +67,7 @@ def _leaves(paths: tuple[str, ...]) -> str:
 
 
 def _unit(group: gr.Group) -> str:
-    axes = dict.fromkeys(str(m.axis) for m in group.members if m.axis is not None)
+    axes = dict.fromkeys(" x ".join(map(str, m.axes)) for m in group.members if m.axes)
     return f"each index along axis {', '.join(axes)}" if axes else "as a whole"
 
 

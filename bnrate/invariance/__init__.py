@@ -19,7 +19,7 @@ float64, at random points near the given parameters.  This is evidence, not a pr
     >>> x, y = jax.random.normal(key, (8, 3)), jnp.arange(8.0)
     >>> groups = detect(loss, params, x, y).groups
     >>> groups
-    Groups(groups=(Group(members=(Member(path='kernel', axis=1),)),))
+    Groups(groups=(Group(members=(Member('kernel', axes=(1,)),)),))
     >>> check(groups, loss, params, x, y).ok
     True
     >>> symmetries(loss, params, x, y).dims  # the kernel; its four columns, once it is fixed

@@ -46,7 +46,7 @@ class Detection:
     def __str__(self) -> str:
         rows = [("leaves", "unit axis", "verdict", "euler", "scaling")]
         for v in self.verdicts:
-            axes = ",".join(str(m.axis) for m in v.group.members if m.axis is not None) or "-"
+            axes = ",".join("x".join(map(str, m.axes)) for m in v.group.members if m.axes) or "-"
             euler, scaling = ("" if np.isnan(r) else f"{r:.1e}" for r in (v.euler, v.scaling))
             jointly = v.kind == REST and v.group.name in self.groups.paths
             kind = "only jointly" if jointly else v.kind

@@ -183,7 +183,7 @@ class _Leaf(NamedTuple):
 
     @property
     def unit_axis(self) -> int | None:
-        return self.member and self.axis(self.member.axis)
+        return self.axis(self.member.axes[0]) if self.member and self.member.axes else None
 
     def axis(self, axis: int | None) -> int | None:
         """A unit axis from the front; one of length 1 has the whole leaf as its only unit."""

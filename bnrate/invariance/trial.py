@@ -214,6 +214,6 @@ def rounding(dtype: Any) -> float:
 
 
 def _along(member: gr.Member, product: np.ndarray | np.float64) -> np.ndarray:
-    """Sum over all axes but the unit axis."""
-    others = tuple(axis for axis in range(product.ndim) if axis != member.axis)
+    """Sum over all axes but the unit axes."""
+    others = tuple(axis for axis in range(product.ndim) if axis not in member.axes)
     return np.atleast_1d(product.sum(axis=others))
