@@ -15,6 +15,7 @@ from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL, FIXED, LOSS, PENALTY
 from bnrate.certify.report import table
 from bnrate.certify.solution import Solution, on_leaves
 from bnrate.certify.source import Site
+from bnrate.certify.units import Place, whole_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Certificate:
                     f"leaf '{self._solution.names[i]}' has shape {shape}, so it has no axis "
                     f"{axis}; give an axis from 0 to {len(shape) - 1}"
                 )
-        return self._solution.spikes(leaves, [axis] * len(leaves))
+        pieces = whole_leaves(leaves, self._solution.reading.structures)
+        return self._solution.units.spikes(pieces, [(Place(axis),) * len(leaves)]) or []
 
     def _touching(self, leaves: Iterable[int]) -> list[tuple[Constraint, Mapping]]:
         """The constraints that hold any of the leaves as a whole, in program order."""
@@ -171,7 +173,8 @@ class Certificate:
     def _name(self, column: int | Unknown) -> str:
         if isinstance(column, int):
             return self._solution.names[column]
-        along = f" along axis {column.axis}" if column.axis >= 0 else ""
+        axes = dict.fromkeys(str(axis) for axis, _ in column.at)
+        along = f" along axis {', '.join(axes)}" if axes else ""
         return self._solution.part(column) + along
 
     def _advice(self, c: Constraint, paths: tuple[str, ...], alone: bool) -> str:

@@ -24,15 +24,14 @@ from bnrate.certify.facts import Placement, Position
 
 
 class Unknown(NamedTuple):
-    """The exponent of one block of a leaf, or (axis >= 0) its zero-sum part along that axis.
+    """The exponent of one block of a leaf; or, at some of its positions, a part that varies.
 
-    `factors` are the factors of the axis that the part depends on jointly; `sizes` their lengths.
+    The part has zero sum along each of the positions; `sizes` are their lengths.
     """
 
     leaf: int
     block: tuple[int, ...]
-    axis: int = -1
-    factors: tuple[int, ...] = ()
+    at: Placement = ()
     sizes: tuple[int, ...] = ()
 
 

@@ -127,9 +127,8 @@ class Ledger:
         """Ask that the leaves behind a factor be cut or split in the same way."""
         for atom, placement in field:
             if isinstance(atom, Unknown) and position in placement:
-                factor = atom.factors[placement.index(position)]
-                segment = atom.block[atom.axis]
-                self.splits[Split(atom.leaf, atom.axis, segment, factor, **how)] = None
+                axis, factor = atom.at[placement.index(position)]
+                self.splits[Split(atom.leaf, axis, atom.block[axis], factor, **how)] = None
 
     def _enter(self, constraint: Constraint) -> int:
         known = key(constraint)

@@ -142,7 +142,7 @@ def rays(rows: Sequence[Vector]) -> list[dict]:
     Greedy, in the order of the columns: all solutions of minimal support may be exponentially many.
     """
     columns = dict.fromkeys(column for row in rows for column in row)
-    free = _perhaps_positive(rows, columns)
+    free = perhaps_positive(rows, columns)
     found = []
     while free:
         ray = _ray(rows, free, next(iter(free)))
@@ -150,11 +150,11 @@ def rays(rows: Sequence[Vector]) -> list[dict]:
             free = dict(list(free.items())[1:])
             continue
         found.append(ray)
-        free = _perhaps_positive(rows, {c: None for c in free if c not in ray})
+        free = perhaps_positive(rows, {c: None for c in free if c not in ray})
     return found
 
 
-def _perhaps_positive(rows: Sequence[Vector], columns: Mapping) -> dict:
+def perhaps_positive(rows: Sequence[Vector], columns: Mapping) -> dict:
     """The columns without those that are 0 in every non-negative solution, by signs alone."""
     free = dict.fromkeys(columns)
     while True:

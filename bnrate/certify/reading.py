@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 
-from bnrate.certify import rules
+from bnrate.certify import linear, rules
 from bnrate.certify.facts import Facts, Ref
 from bnrate.certify.fields import Unknown
 from bnrate.certify.ledger import NOWHERE, Constraint, Ledger, Split, key
@@ -23,7 +23,10 @@ from bnrate.certify.values import Block, Value, constant, data, fixed, whole
 # For each axis of a leaf, its segments, each with its factors.
 Structure = tuple[tuple[tuple[int, ...], ...], ...]
 
+Coupled = frozenset[int]  # axes whose exponents need not be sums of one part along each
+
 _MOST_READINGS = 24
+_MOST_COUPLED = 3
 _SURE = (jnp.float32, jnp.float64, jnp.bfloat16, jnp.bool_)
 # These do no arithmetic, hence keep whatever is known of numbers of any dtype.
 _MOVES = (
@@ -40,12 +43,14 @@ class Reading:
     """
 
     structures: tuple[Structure, ...]
+    coupled: tuple[Coupled, ...]
     constraints: tuple[Constraint, ...]
 
     @property
     def unknowns(self) -> list[Unknown]:
         """The unknown exponents of all leaves."""
-        return [u for i, s in enumerate(self.structures) for u in unknowns(i, s)]
+        leaves = zip(self.structures, self.coupled, strict=True)
+        return [u for i, (s, coupled) in enumerate(leaves) for u in unknowns(i, s, coupled)]
 
 
 def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
@@ -57,19 +62,24 @@ def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
     reader = _Reader()
     _check_pure(closed.jaxpr)
     structures = tuple(tuple((whole(n),) for n in shape) for shape in shapes)
-    value = reader.loss(closed, structures, gradient=False)
+    coupled: tuple[Coupled, ...] = (frozenset(),) * len(shapes)
+    value = reader.loss(closed, structures, coupled, gradient=False)
     for _ in range(_MOST_READINGS):
         finer = _refined(structures, value.splits)
         if finer == structures:
             break
         structures = finer
-        value = reader.loss(closed, structures, gradient=False)
+        value = reader.loss(closed, structures, coupled, gradient=False)
+    found = tuple(_coupled(structures, value.constraints))
+    if found != coupled:
+        coupled = found
+        value = reader.loss(closed, structures, coupled, gradient=False)
     # Of the structures that were read last, whether or not that asked for more.
-    found: dict[Any, Constraint] = {}
-    for demands in (value, reader.loss(closed, structures, gradient=True)):
-        for constraint in demands.constraints:
-            found.setdefault(key(constraint), constraint)
-    return Reading(structures, tuple(found.values()))
+    gradient = reader.loss(closed, structures, coupled, gradient=True)
+    constraints: dict[Any, Constraint] = {}
+    for constraint in (*value.constraints, *gradient.constraints):
+        constraints.setdefault(key(constraint._replace(gradient=False)), constraint)
+    return Reading(structures, coupled, tuple(constraints.values()))
 
 
 class _Demands(NamedTuple):
@@ -79,16 +89,13 @@ class _Demands(NamedTuple):
     splits: Iterable[Split]
 
 
-def leaf(ledger: Ledger, number: int, structure: Structure) -> Value:
+def leaf(ledger: Ledger, number: int, structure: Structure, coupled: Coupled) -> Value:
     """A parameter: each of its blocks scales by unknown exponents."""
     cuts = tuple(tuple(math.prod(factors) for factors in axis) for axis in structure)
     blocks = {}
     for index in itertools.product(*(range(len(axis)) for axis in structure)):
         axes = tuple(axis[i] for axis, i in zip(structure, index, strict=True))
-        scale = {
-            (u, tuple((u.axis, j) for j in u.factors)): 1
-            for u in _block_unknowns(number, index, axes)
-        }
+        scale = {(u, u.at): 1 for u in _block_unknowns(number, index, axes, coupled)}
         block = Block(axes, scale, {}, ledger.mark(number, index), frozenset())
         block = block._replace(varies=frozenset(block.positions))
         blocks[index] = block.only_knowing(_free(ledger, block))
@@ -102,22 +109,36 @@ def _free(ledger: Ledger, block: Block) -> Facts:
     return Facts(symbol=(1, Ref(name, tuple(block.positions))), nonzero=True)
 
 
-def unknowns(number: int, structure: Structure) -> Iterable[Unknown]:
+def unknowns(number: int, structure: Structure, coupled: Coupled) -> Iterable[Unknown]:
     """The unknown exponents of a leaf."""
     for index in itertools.product(*(range(len(axis)) for axis in structure)):
         axes = tuple(axis[i] for axis, i in zip(structure, index, strict=True))
-        yield from _block_unknowns(number, index, axes)
+        yield from _block_unknowns(number, index, axes, coupled)
 
 
 def _block_unknowns(
-    number: int, index: tuple[int, ...], axes: Sequence[tuple[int, ...]]
+    number: int, index: tuple[int, ...], axes: Sequence[tuple[int, ...]], coupled: Coupled
 ) -> Iterable[Unknown]:
-    """One for the block, and one for each set of factors of one axis."""
+    """One for the block, and one for each set of factors of one axis, or of the coupled axes."""
     yield Unknown(number, index)
-    for axis, factors in enumerate(axes):
-        for size in range(1, len(factors) + 1):
-            for chosen in itertools.combinations(range(len(factors)), size):
-                yield Unknown(number, index, axis, chosen, tuple(factors[j] for j in chosen))
+    positions = [(axis, j) for axis, factors in enumerate(axes) for j in range(len(factors))]
+    for size in range(1, len(positions) + 1):
+        for at in itertools.combinations(positions, size):
+            along = {axis for axis, _ in at}
+            if len(along) == 1 or along <= coupled:
+                yield Unknown(number, index, at, tuple(axes[axis][j] for axis, j in at))
+
+
+def _coupled(structures: Sequence[Structure], constraints: Iterable[Constraint]) -> list[Coupled]:
+    """Of each leaf the axes along which single indices may be invariant, if there are several."""
+    single = [
+        {u for u in unknowns(i, structure, frozenset()) if len(u.at) == 1}
+        for i, structure in enumerate(structures)
+    ]
+    rows = [c.row for c in constraints if c.kind == "hard" and any(len(u.at) == 1 for u in c.row)]
+    free = linear.perhaps_positive(rows, dict.fromkeys(u for found in single for u in found))
+    axes = [frozenset(u.at[0][0] for u in found if u in free) for found in single]
+    return [along if 1 < len(along) <= _MOST_COUPLED else frozenset() for along in axes]
 
 
 def _argument(ledger: Ledger, aval: Any) -> Value:
@@ -135,10 +156,17 @@ class _Reader:
         self.rules = rules.table(self.inner)
         self.sites: dict[int, Site] = {}
 
-    def loss(self, closed: Any, structures: Sequence[Structure], gradient: bool) -> _Demands:
+    def loss(
+        self,
+        closed: Any,
+        structures: Sequence[Structure],
+        coupled: Sequence[Coupled],
+        gradient: bool,
+    ) -> _Demands:
         """Read a program whose result must be invariant (and its gradient orthogonal)."""
         ledger = Ledger(gradient=gradient)
-        leaves = [leaf(ledger, i, structure) for i, structure in enumerate(structures)]
+        shapes = zip(structures, coupled, strict=True)
+        leaves = [leaf(ledger, i, structure, axes) for i, (structure, axes) in enumerate(shapes)]
         inputs = closed.jaxpr.invars[len(leaves) :]
         others = [_argument(ledger, v.aval) for v in inputs]
         consts = [constant(c) for c in closed.consts]

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from bnrate.certify import linear
 from bnrate.certify.fields import Unknown
 from bnrate.certify.ledger import Constraint
 from bnrate.certify.reading import Reading, Structure
+from bnrate.certify.units import Piece, Units, whole_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,73 +72,55 @@ class Solution:
             sets += map(linear.integral, linear.rays(rows))
         return sorted(sets, key=min)
 
+    @functools.cached_property
+    def units(self) -> Units:
+        """What the equations allow of single indices."""
+        return Units(self.reading, [c.row for c in self.constraints])
+
+    @functools.cached_property
+    def sets(self) -> list[list[Piece]]:
+        """The sets of pieces that are scaled by one c: of whole leaves, and of parts of others."""
+        found: list[list[Piece]] = []
+        held = {u for row in self._by_block for u in row}
+        for leaves in self.invariant:
+            if set(leaves.values()) != {1}:
+                continue
+            whole = whole_leaves(leaves, self.reading.structures)
+            blocks = [Piece(p.leaf, (block,)) for p in whole for block in p.blocks]
+            apart = len(whole) == 1 and not any(Unknown(p.leaf, *p.blocks) in held for p in blocks)
+            found += [[block] for block in blocks] if apart else [whole]
+        return [*found, *self._sets_of_parts({leaf for s in found for leaf, _ in s}, held)]
+
+    @functools.cached_property
+    def _by_block(self) -> list[linear.Vector]:
+        """The equations for blocks of leaves that are scaled as a whole."""
+        return [c.row for c in self.constraints if any(not u.at for u in c.row)]
+
+    def _sets_of_parts(self, taken: set[int], held: set[Unknown]) -> list[list[Piece]]:
+        """The sets of blocks of cut leaves that may be scaled by one c where the leaf may not."""
+        felt = {c.block for c in self.reading.constraints if c.block}
+        cut = {
+            i for i, structure in enumerate(self.reading.structures)
+            if i not in taken and any(len(segments) > 1 for segments in structure)
+        }  # fmt: skip
+        columns = [
+            u
+            for u in self.reading.unknowns
+            if not u.at and u.leaf not in taken and (u.leaf, u.block) in felt
+        ]
+        free = [[Piece(u.leaf, (u.block,))] for u in columns if u.leaf in cut and u not in held]
+        rows = [{u: k for u, k in row.items() if u in set(columns)} for row in self._by_block]
+        for component in linear.components(rows) if cut else []:
+            if not any(u.leaf in cut for row in component for u in row):
+                continue
+            for ray in map(linear.integral, linear.rays(component)):
+                if set(ray.values()) == {1} and any(u.leaf in cut for u in ray):
+                    free.append([Piece(u.leaf, (u.block,)) for u in ray])
+        return free
+
     def groups(self) -> gr.Groups:
-        """The sets of leaves that are scaled by one c, with their unit axes."""
-        return gr.Groups(
-            self.group(list(leaves)) for leaves in self.invariant if set(leaves.values()) == {1}
-        )
-
-    def group(self, leaves: Sequence[int]) -> gr.Group:
-        """A set of leaves with the longest axes each of whose indices may be scaled alone."""
-        first = self.shapes[leaves[0]]
-        for axis in sorted(range(len(first)), key=lambda a: first[a], reverse=True):
-            axes = self._joined_axes(leaves, axis)
-            if first[axis] > 1 and axes and self._alone(leaves, axes):
-                return gr.Group(
-                    gr.Member(self.names[i], a) for i, a in zip(leaves, axes, strict=True)
-                )
-        return gr.Group(gr.Member(self.names[i]) for i in leaves)
-
-    def _joined_axes(self, leaves: Sequence[int], axis: int) -> list[int]:
-        """The axes of a set of leaves that equations tie to an axis of its first; or nothing."""
-        found, waiting = {leaves[0]: axis}, [(leaves[0], axis)]
-        while waiting:
-            for unknown in self._unknowns_on[waiting.pop()]:
-                for row in self._rows_with.get(unknown, ()):
-                    others = {u for u in row if u.leaf in leaves and u.leaf not in found}
-                    if len({u.leaf for u in others}) == 1:
-                        (other, along), *_ = {(u.leaf, u.axis) for u in others}
-                        found[other] = along
-                        waiting.append((other, along))
-        return [found[i] for i in leaves] if len(found) == len(leaves) else []
-
-    def _alone(self, leaves: Sequence[int], axes: Sequence[int]) -> bool:
-        """Whether each index along these axes may be scaled alone, in all leaves together."""
-        if len({self.reading.structures[i][a] for i, a in zip(leaves, axes, strict=True)}) > 1:
-            return False
-        return not any(
-            linear.inner(row, spike)
-            for spike in self.spikes(leaves, axes)
-            for unknown in spike for row in self._rows_with.get(unknown, ())
-        )  # fmt: skip
-
-    def spikes(self, leaves: Sequence[int], axes: Sequence[int]) -> list[linear.Vector]:
-        """Vectors that together span all scalings of single indices along axes of leaves.
-
-        One for each segment of the axes and each set of its factors.
-        """
-        vectors: dict[tuple, dict] = {}
-        for leaf, axis in zip(leaves, axes, strict=True):
-            for u in (*self._unknowns_on[leaf, -1], *self._unknowns_on[leaf, axis]):
-                kind = u.block[axis], u.factors if u.axis >= 0 else None, u.sizes
-                vectors.setdefault(kind, {})[u] = 1
-        return list(vectors.values())
-
-    @functools.cached_property
-    def _rows_with(self) -> dict[Unknown, list[linear.Vector]]:
-        found: dict[Unknown, list[linear.Vector]] = {}
-        for constraint in self.constraints:
-            for unknown in constraint.row:
-                found.setdefault(unknown, []).append(constraint.row)
-        return found
-
-    @functools.cached_property
-    def _unknowns_on(self) -> dict[tuple[int, int], list[Unknown]]:
-        """The unknowns of each axis of each leaf; those of its blocks at axis -1."""
-        found: dict[tuple[int, int], list[Unknown]] = collections.defaultdict(list)
-        for unknown in self.reading.unknowns:
-            found[unknown.leaf, unknown.axis].append(unknown)
-        return found
+        """The sets of leaves, or of parts of leaves, that are scaled by one c, with their units."""
+        return gr.Groups(self.units.group(pieces, self.names) for pieces in self.sets)
 
     def rescalings(self) -> list[dict[str, int]]:
         """What is proven of leaves and blocks besides the groups: whole exponents by name."""
@@ -153,16 +136,20 @@ class Solution:
 
     def _parts(self) -> list[dict[str, int]]:
         """Solutions that scale parts of a leaf differently."""
-        scalar = [u for u in self.reading.unknowns if u.axis < 0]
+        scalar = [u for u in self.reading.unknowns if not u.at]
         if len(scalar) == len(self.names):
             return []
-        rows = [c.row for c in self.constraints if any(u.axis < 0 for u in c.row)]
+        rows = self._by_block
         blocks: dict[int, list[Unknown]] = {}
         for unknown in scalar:
             blocks.setdefault(unknown.leaf, []).append(unknown)
         columns = [i for row in self.by_leaf for i in row]
         leafwise = linear.null_space(self.by_leaf, list(dict.fromkeys([*columns, *blocks])))
         whole = [{u: k for i, k in v.items() for u in blocks[i]} for v in leafwise]
+        whole += [
+            {Unknown(p.leaf, block): 1 for p in pieces for block in p.blocks}
+            for pieces in self.sets
+        ]
         felt = [u for u in scalar if u.leaf not in self.without_effect]
         more = linear.complement(linear.null_space(rows, felt), whole)
         return [{self.part(u): k for u, k in linear.integral(v).items()} for v in more]
@@ -208,7 +195,7 @@ def on_leaves(row: linear.Vector) -> dict[int, linear.Number]:
     """An equation in the exponents of whole leaves (nothing, if it is about single indices)."""
     total: dict = {}
     for unknown, k in row.items():
-        if unknown.axis < 0:
+        if not unknown.at:
             total = linear.add(total, {unknown.leaf: k})
     return total
 
@@ -224,9 +211,15 @@ def spans_of(structure: Structure, block: Iterable[int]) -> tuple[slice, ...]:
 
 def _spread(structure: Structure, unknown: Unknown, pattern: np.ndarray) -> np.ndarray:
     """A pattern over the factors of an unknown, in a shape that broadcasts against its block."""
-    if unknown.axis < 0:
-        return pattern
-    factors = structure[unknown.axis][unknown.block[unknown.axis]]
-    shape = [n if j in unknown.factors else 1 for j, n in enumerate(factors)]
-    along = np.broadcast_to(pattern.reshape(shape), factors).reshape(-1)
-    return along.reshape([-1 if a == unknown.axis else 1 for a in range(len(structure))])
+    axes = [segments[i] for segments, i in zip(structure, unknown.block, strict=True)]
+    shape = [
+        n if (axis, j) in unknown.at else 1
+        for axis, factors in enumerate(axes) for j, n in enumerate(factors)
+    ]  # fmt: skip
+    along = {axis for axis, _ in unknown.at}
+    spread = [
+        n if axis in along else 1
+        for axis, factors in enumerate(axes) for n in factors
+    ]  # fmt: skip
+    merged = [math.prod(f) if axis in along else 1 for axis, f in enumerate(axes)]
+    return np.broadcast_to(pattern.reshape(shape), spread).reshape(merged)
