@@ -25,15 +25,21 @@ class Comparison(NamedTuple):
 def claims(certificate):
     """What a certificate says, in the terms of the zoo."""
     single = [g.members[0] for g in certificate.groups if len(g.members) == 1]
-    alone = {member.path: member.axes for member in single}
     return {
-        "invariant": set(alone),
-        "units": {path: axes[0] for path, axes in alone.items() if axes},
+        "invariant": {member.name for member in single},
+        "units": {member.name: units(member) for member in single if member.axes},
         "no_effect": set(certificate.no_effect),
         "joint": {
-            frozenset(m.path for m in g.members) for g in certificate.groups if len(g.members) > 1
+            frozenset(m.name for m in g.members) for g in certificate.groups if len(g.members) > 1
         },
     }
+
+
+def units(member):
+    """The unit axis, if there is one only; else the axes, with the view if there is one."""
+    if member.shape is not None:
+        return member.axes, member.shape
+    return member.axes[0] if len(member.axes) == 1 else member.axes
 
 
 def build(entry, eps):

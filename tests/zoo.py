@@ -9,7 +9,7 @@ Models of other frameworks are in `zoo_frameworks`.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,8 @@ class Entry(NamedTuple):
       invariant: leaves that may be scaled alone.
       no_effect: leaves on which the loss does not depend.
       joint: minimal sets of leaves that may be scaled by one factor (of leaves not in the above).
-      units: of an invariant leaf, the axis whose indices may each be scaled alone.
+      units: of an invariant leaf, the axis whose indices may each be scaled alone; or several
+        axes; or axes and the shape that the leaf is viewed in.
       dims: of the symmetry space, leaf-level and per index (exponents of zero sum on each axis).
       note: what a proof says otherwise than numbers, and why.
       fixed_eps: the library does not let epsilon be set; the answers are those of the limit 0.
@@ -36,7 +37,7 @@ class Entry(NamedTuple):
     invariant: tuple[str, ...] = ()
     no_effect: tuple[str, ...] = ()
     joint: tuple[frozenset[str], ...] = ()
-    units: dict[str, int] = {}  # noqa: RUF012
+    units: dict[str, Any] = {}  # noqa: RUF012
     dims: tuple[int, int] = (0, 0)
     note: str = ""
     fixed_eps: bool = False
@@ -147,7 +148,10 @@ ZOO: dict[str, Entry] = {
         dims=(4, 14),
     ),
     "GroupNorm": Entry(
-        norm_cnn(group_norm, False), CONV[:2], joint=(affine("GroupNorm_0"),), dims=(4, 14)
+        norm_cnn(group_norm, False), CONV[:2], joint=(affine("GroupNorm_0"),), dims=(4, 14),
+        units={
+            "Conv_0/kernel": ((3,), (3, 3, 2, 3, 2)), "Conv_1/kernel": ((3,), (3, 3, 6, 3, 2)),
+        },
     ),
     "InstanceNorm bias": Entry(
         norm_cnn(nn.InstanceNorm, True), **each(CONV[:2], 3), no_effect=paths("Conv_*/bias", 2),
@@ -209,7 +213,8 @@ ZOO: dict[str, Entry] = {
     "GRU": Entry(m.linen(m.gru, TOKENS)),
     "DenseNet": Entry(m.linen(m.densenet, IMAGE), **each(CONV, 3), joint=INNER, dims=(6, 21)),
     "fused qkv, QK-norm": Entry(
-        m.by_hand(m.fused_qkv, TOKENS, qkv=(5, 12), o=(4, 3)), dims=(1, 4)
+        m.by_hand(m.fused_qkv, TOKENS, qkv=(5, 12), o=(4, 3)), dims=(1, 4),
+        invariant=("qkv[:, 0:4]", "qkv[:, 4:8]"),
     ),
     "BN evaluated, fresh": Entry(
         m.linen(m.evaluated), dims=(2, 10),
@@ -236,7 +241,7 @@ ZOO: dict[str, Entry] = {
             partial(m.grouped, groups=2, norm=lambda eps: nn.GroupNorm(4, epsilon=eps)),
             (5, 4, 4, 4),
         ),
-        CONV[:1], dims=(1, 3),
+        CONV[:1], dims=(1, 3), units={"Conv_0/kernel": ((3, 4), (3, 3, 2, 2, 2, 2))},
     ),
     "rotary attention, QK-norm": Entry(
         m.by_hand(m.rotary_attention, TOKENS, **ATTENTION), **each(("q", "k"), 1), dims=(4, 8)

@@ -7,20 +7,22 @@ loss does not depend on (dead code, auxiliary outputs, terms that cancel) then c
 import dataclasses
 from collections.abc import Hashable, Iterable
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import JaxprEqn
 
 from bnrate.certify import linear
 from bnrate.certify.facts import Placement, Position
 from bnrate.certify.fields import Field, Token, Unknown
 from bnrate.certify.names import Names
-from bnrate.certify.source import Site
+from bnrate.certify.source import Site, site
 
 # "eps": fails only by an epsilon or on a degenerate set; "hard": otherwise; "leaf": no equation,
 # the mark of a leaf's block on all that depends on it.
 NOWHERE = Site()
 _SINGLE, _DOUBLE = 3e-7, 1e-15
+_FLOAT64 = np.dtype("float64")
 Kind = Literal["hard", "eps", "leaf"]
 
 
@@ -50,12 +52,11 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass
 class Ledger:
-    """What one reading of the program writes down; `site` and `primitive` say where it is."""
+    """What one reading of the program writes down, and where in the program it is."""
 
     gradient: bool = False  # certify <grad, d w> = 0 rather than L(c^d w) = L(w)
     constraints: list[Constraint] = dataclasses.field(default_factory=list)
     splits: dict[Split, None] = dataclasses.field(default_factory=dict)
-    site: Site = NOWHERE
     primitive: str = ""
     depth: int = 0  # of nested scans
     steps: tuple[Position, ...] = ()  # the positions of their steps
@@ -64,15 +65,28 @@ class Ledger:
     real: bool = True  # no complex number is about
     rounding: float = _SINGLE  # relative, of the literals about
     foreign: bool = False  # inside of a function of JAX
+    equation: JaxprEqn | None = None  # the innermost that is not
+    sites: dict[int, Site] = dataclasses.field(default_factory=dict)
     _known: dict[Hashable, int] = dataclasses.field(default_factory=dict)
     _zero: dict[Unknown, int] = dataclasses.field(default_factory=dict)
 
-    def enter(self, eqn: Any) -> None:
+    def enter(self, eqn: JaxprEqn) -> None:
         """Note which operation is being read, and in what numbers."""
-        dtypes = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars) if hasattr(v.aval, "dtype")]
+        dtypes = {getattr(v.aval, "dtype", None) for v in (*eqn.invars, *eqn.outvars)}
         self.primitive = eqn.primitive.name
-        self.real = not any(jnp.issubdtype(d, jnp.complexfloating) for d in dtypes)
-        self.rounding = _DOUBLE if jnp.float64 in dtypes else _SINGLE
+        self.real = not any(getattr(dtype, "kind", "") == "c" for dtype in dtypes)
+        self.rounding = _DOUBLE if _FLOAT64 in dtypes else _SINGLE
+        if not self.foreign:
+            self.equation = eqn
+
+    @property
+    def site(self) -> Site:
+        """The place of the equation, which lives as long as the program that is read."""
+        if self.equation is None:
+            return NOWHERE
+        if id(self.equation) not in self.sites:
+            self.sites[id(self.equation)] = site(self.equation)
+        return self.sites[id(self.equation)]
 
     def token(
         self, obligations: int, positions: Iterable[Position], name: Hashable = None

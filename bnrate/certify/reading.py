@@ -13,11 +13,11 @@ from jax.extend.core import JaxprEqn, Literal
 from bnrate.certify import linear, rules
 from bnrate.certify.facts import Facts, Ref
 from bnrate.certify.fields import Unknown
-from bnrate.certify.ledger import NOWHERE, Constraint, Ledger, Split, key
+from bnrate.certify.ledger import Constraint, Ledger, Split, key
 from bnrate.certify.pointwise import LOSS
 from bnrate.certify.segments import coalesced
 from bnrate.certify.shapes import uniform
-from bnrate.certify.source import Site, defined_in_jax, site
+from bnrate.certify.source import Site, defined_in_jax
 from bnrate.certify.values import Block, Value, constant, data, fixed, whole
 
 # For each axis of a leaf, its segments, each with its factors.
@@ -155,6 +155,7 @@ class _Reader:
     def __init__(self):
         self.rules = rules.table(self.inner)
         self.sites: dict[int, Site] = {}
+        self.pure: set[int] = set()  # the programs that write to no arrays
 
     def loss(
         self,
@@ -164,23 +165,17 @@ class _Reader:
         gradient: bool,
     ) -> _Demands:
         """Read a program whose result must be invariant (and its gradient orthogonal)."""
-        ledger = Ledger(gradient=gradient)
+        ledger = Ledger(gradient=gradient, sites=self.sites)
         shapes = zip(structures, coupled, strict=True)
         leaves = [leaf(ledger, i, structure, axes) for i, (structure, axes) in enumerate(shapes)]
         inputs = closed.jaxpr.invars[len(leaves) :]
         others = [_argument(ledger, v.aval) for v in inputs]
         consts = [constant(c) for c in closed.consts]
         (loss,) = self.open(ledger, closed.jaxpr, consts, [*leaves, *others])
-        ledger.site, ledger.primitive = NOWHERE, "loss"
+        ledger.equation, ledger.primitive = None, "loss"
         mask = fixed(ledger, loss.blocks[()], LOSS).cons
         demanded = [ledger.constraints[bit] for bit in ledger.bits(mask)]
         return _Demands([c._replace(gradient=gradient) for c in demanded], ledger.splits)
-
-    def site(self, eqn: Any) -> Site:
-        """The place of an equation, which lives as long as the program that is read."""
-        if id(eqn) not in self.sites:
-            self.sites[id(eqn)] = site(eqn)
-        return self.sites[id(eqn)]
 
     def inner(self, ledger: Ledger, jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
         """Read a program within the program; the lines within JAX's own say nothing to a user."""
@@ -203,18 +198,18 @@ class _Reader:
         def value(var: Any) -> Value:
             return constant(var.val) if isinstance(var, Literal) else known[var]
 
-        _check_pure(jaxpr)
+        if id(jaxpr) not in self.pure:
+            _check_pure(jaxpr)
+            self.pure.add(id(jaxpr))
         for eqn in jaxpr.eqns:
-            before = ledger.site
-            if not ledger.foreign:
-                ledger.site = self.site(eqn)
+            before = ledger.equation
             ledger.enter(eqn)
             rule = self.rules.get(eqn.primitive.name, uniform)
             results = rule(ledger, eqn, *map(value, eqn.invars))
             results = [results] if isinstance(results, Value) else results
             for var, result in zip(eqn.outvars, results, strict=True):
                 known[var] = _named(ledger, _within(eqn, var, result))
-            ledger.site = before
+            ledger.equation = before
         return [value(var) for var in jaxpr.outvars]
 
 
@@ -243,6 +238,8 @@ def _named(ledger: Ledger, value: Value) -> Value:
         if scale or shift:
             scale, shift = ledger.tidy(scale, block.soft), ledger.tidy(shift, block.soft)
         facts = block.facts
+        if facts.symbol is not None and scale == block.scale and shift == block.shift:
+            return block
         if facts.symbol is None:
             name = ledger.names.fresh()
             facts = facts._replace(symbol=(1, Ref(name, tuple(block.positions))))

@@ -8,6 +8,7 @@ is asked to be refined for the next reading, and for now the variation is forbid
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -97,7 +98,7 @@ class Value:
     cuts: tuple[Axis, ...]
     blocks: Mapping[tuple[int, ...], Block]
 
-    @property
+    @functools.cached_property
     def shape(self) -> Axis:
         """The shape of the array."""
         return tuple(map(sum, self.cuts))
@@ -374,16 +375,22 @@ def flattened(ledger: Ledger, block: Block, axis: int) -> Block:
 
 def map_blocks(ledger: Ledger, rule: Callable[..., Block], *values: Value) -> Value:
     """A rule for blocks, applied to aligned values block by block."""
+    if all(len(v.blocks) == 1 for v in values):
+        blocks = [next(iter(v.blocks.values())) for v in values]
+        if any(b.axes != blocks[0].axes for b in blocks):
+            blocks = alike(ledger, blocks)
+        cuts = tuple(map(max, zip(*(v.cuts for v in values), strict=True)))
+        return Value(cuts, {(0,) * len(cuts): rule(*blocks)})
     shape = [max(lengths) for lengths in zip(*(v.shape for v in values), strict=True)]
-    blocks = {index: rule(*blocks) for index, blocks in align(ledger, values)}
-    cuts: list[Axis] = []
+    results = {index: rule(*blocks) for index, blocks in align(ledger, values)}
+    lengths: list[Axis] = []
     for axis, length in enumerate(shape):
         points = {
             p for v in values if v.shape[axis] == length
             for p in itertools.accumulate(v.cuts[axis], initial=0)
         }  # fmt: skip
-        cuts.append(tuple(b - a for a, b in itertools.pairwise(sorted(points))))
-    return Value(tuple(cuts), blocks)
+        lengths.append(tuple(b - a for a, b in itertools.pairwise(sorted(points))))
+    return Value(tuple(lengths), results)
 
 
 def merge(ledger: Ledger, value: Value, axis: int, join: Callable[..., Block], what: str) -> Value:
