@@ -1,23 +1,27 @@
-"""Broken certifiers: in each a piece of the source is replaced, which makes a rule unsound.
+"""Broken certifiers: in each a piece of the program is changed, which makes a rule unsound.
 
-Each names the loss (of `ZOO`, `EXACT` or `EXCUSED`) of which it then claims too much.  The rules
-are replaced as text, so that a mutation whose rule is gone fails, and compiled into another
-package, so that the certifier itself is left alone.
+Each names the loss (of `ZOO`, `EXACT` or `EXCUSED`) of which it then claims too much.  What is
+changed is located by its syntax (see `syntax`), so that a mutation whose rule is gone fails.  The
+certifier itself is left alone: mutants are of a copy, another package.
 """
 
+import ast
+import contextlib
 import functools
 import importlib
 import sys
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from special import EXCUSES, SPECIAL
 from special_found import FOUND, FOUND_EXCUSES
+from syntax import In, copied, rebuilt
 from zoo import ZOO
 
 import bnrate
@@ -30,10 +34,9 @@ EXCUSED = EXCUSES | FOUND_EXCUSES
 
 
 class Mutation(NamedTuple):
-    """The text `old`, which occurs once in the certifier, becomes `new`; `caught` by a loss."""
+    """A change of the certifier, and the loss that catches it."""
 
-    old: str
-    new: str
+    change: In
     caught: str
 
 
@@ -41,20 +44,27 @@ class Mutation(NamedTuple):
 
 
 @functools.cache
-def sources():
-    return {path.stem: path.read_text() for path in sorted(ROOT.glob("*.py"))}
+def parsed(module):
+    path = ROOT / f"{module}.py"
+    if not path.exists():
+        raise ValueError(f"the certifier has no module '{module}'")
+    return ast.parse(path.read_text().replace("bnrate.certify", PACKAGE))
 
 
 @functools.cache
-def compiled(module, source):
-    return compile(source.replace("bnrate.certify", PACKAGE), str(ROOT / f"{module}.py"), "exec")
+def compiled(module):
+    return code_of(module, parsed(module))
+
+
+def code_of(module, tree):
+    return compile(tree, str(ROOT / f"{module}.py"), "exec")
 
 
 class Copy(MetaPathFinder, InspectLoader):
-    """Finds and loads the modules of a package from changed sources."""
+    """Finds and loads the modules of a package, one of them perhaps from other code."""
 
-    def __init__(self, texts):
-        self.texts = texts
+    def __init__(self, codes):
+        self.codes = codes
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] != PACKAGE:
@@ -67,34 +77,140 @@ class Copy(MetaPathFinder, InspectLoader):
         return name == PACKAGE
 
     def get_source(self, name):
-        return self.texts[stem(name)]
+        return None
 
     def get_code(self, name):
-        return compiled(stem(name), self.get_source(name))
+        return self.codes.get(stem(name)) or compiled(stem(name))
 
 
 def stem(name):
     return name.partition(".")[2] or "__init__"
 
 
-def copy(texts=None) -> ModuleType:
-    """A fresh copy of the certifier, of the sources as they are or of changed ones."""
-    finder = Copy(texts or sources())
+def modules(codes=None) -> dict[str, ModuleType]:
+    """The modules of a fresh copy of the certifier, as it is or with other code for some."""
+    finder = Copy(codes or {})
     sys.meta_path.insert(0, finder)
     try:
-        return importlib.import_module(PACKAGE)
+        importlib.import_module(PACKAGE)
+        return {stem(name): module for name, module in sys.modules.items() if is_copied(name)}
     finally:
         sys.meta_path.remove(finder)
-        for name in [n for n in sys.modules if n.partition(".")[0] == PACKAGE]:
+        for name in list(filter(is_copied, sys.modules)):
             del sys.modules[name]
 
 
-def mutant(mutation: Mutation) -> ModuleType:
-    """A copy of the certifier with one mutation."""
-    found = sum(text.count(mutation.old) for text in sources().values())
-    if found != 1:
-        raise ValueError(f"the text to replace occurs {found} times: {mutation.old!r}")
-    return copy({k: text.replace(mutation.old, mutation.new) for k, text in sources().items()})
+def is_copied(name):
+    return name.partition(".")[0] == PACKAGE
+
+
+def copy() -> ModuleType:
+    """A fresh copy of the certifier."""
+    return modules()["__init__"]
+
+
+# --- mutants
+#
+# Nearly all of them differ from the copy in one function, which is given other code for a while:
+# to make all modules anew takes as long as most proofs.
+
+
+class Shared(NamedTuple):
+    """A copy for all mutants.
+
+    Attributes:
+      modules: by name.
+      used: the code that ran while they were made, of which something may have been kept.
+      caches: its cached functions, which are emptied after each mutant.
+      tables: its module-level containers, which no mutant may change.
+    """
+
+    modules: dict[str, ModuleType]
+    used: set[CodeType]
+    caches: list[Any]
+    tables: list[Any]
+
+
+@functools.cache
+def shared() -> Shared:
+    used, before = set(), sys.getprofile()
+    sys.setprofile(lambda frame, event, argument: used.add(frame.f_code))
+    try:
+        made = modules()
+    finally:
+        sys.setprofile(before)
+    found = [x for module in made.values() for x in vars(module).values()]
+    classes = {x for x in found if isinstance(x, type) and is_copied(x.__module__)}
+    found += [x for cls in classes for x in vars(cls).values()]
+    caches = [x for x in found if hasattr(x, "cache_clear") and is_copied(x.__module__)]
+    tables = [x for x in found if isinstance(x, MutableMapping | MutableSequence | MutableSet)]
+    return Shared(made, used, caches, tables)
+
+
+@contextlib.contextmanager
+def mutant(mutation: Mutation) -> Iterator[Callable[..., Any]]:
+    """The `certify` of a mutant."""
+    change = mutation.change
+    *outer, node = change.path(parsed(change.module))
+    new = change.edited(node)
+    inside = next((i for i, n in enumerate(outer) if isinstance(n, ast.FunctionDef)), len(outer))
+    # The outermost function, and the classes that it is in.
+    *around, old = [*outer, node][: inside + 1]
+    new = rebuilt(old, lambda n: n is node, lambda _: new)
+    function = live(change, around, old, new)
+    if function is None:
+        tree = rebuilt(parsed(change.module), lambda n: n is old, lambda _: new)
+        yield modules({change.module: code_of(change.module, tree)})["__init__"].certify
+        return
+    for scope in reversed(around):  # the code of a method is made within its class
+        new = copied(scope, body=[new])
+    code = inner(code_of(change.module, new), function.__code__.co_qualname)
+    with replaced(function, code):
+        yield shared().modules["__init__"].certify
+
+
+@contextlib.contextmanager
+def replaced(function: FunctionType, new: CodeType) -> Iterator[None]:
+    """Give a function of the shared copy other code, of which nothing stays behind."""
+    code, sizes = function.__code__, list(map(len, shared().tables))
+    function.__code__ = new
+    try:
+        yield
+    finally:
+        function.__code__ = code
+        for cached in shared().caches:
+            cached.cache_clear()
+        if list(map(len, shared().tables)) != sizes:
+            raise RuntimeError("the certifier keeps state, so that its mutants cannot share it")
+
+
+def live(change: In, around: list[Any], old: Any, new: Any) -> FunctionType | None:
+    """The function of the shared copy that stands for a definition, if other code will do."""
+    if not isinstance(old, ast.FunctionDef) or head(old) != head(new):
+        return None
+    found: Any = shared().modules[change.module]
+    for node in (*around[1:], old):
+        found = vars(found)[node.name]
+    for name in ("func", "fget", "__func__", "__wrapped__"):
+        found = getattr(found, name, found)
+    same = isinstance(found, FunctionType) and found.__code__.co_name == old.name
+    return found if same and found.__code__ not in shared().used else None
+
+
+def head(function: ast.FunctionDef) -> str:
+    """What is worked out when the function is defined."""
+    return "".join(map(ast.dump, (function.args, *function.decorator_list)))
+
+
+def inner(module: CodeType, name: str) -> CodeType:
+    """The code of a function in that of a module."""
+    waiting = [module]
+    while waiting:
+        code = waiting.pop()
+        if code.co_qualname == name:
+            return code
+        waiting += [c for c in code.co_consts if isinstance(c, CodeType)]
+    raise ValueError(f"there is no code of {name}")
 
 
 # --- what is claimed beyond what is true

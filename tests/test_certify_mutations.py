@@ -3,11 +3,12 @@
 import jax
 import mutants
 import pytest
-from mutants import EXACT, EXCUSED, excess, mutant
+from mutants import EXACT, EXCUSED, Mutation, excess, mutant
 from mutations import MUTATIONS
 from mutations_found import FOUND_MUTATIONS
 from special import EXCUSES, SPECIAL
 from special_found import FOUND, FOUND_EXCUSES
+from syntax import In
 from zoo import ZOO
 
 from bnrate.certify import certify
@@ -25,8 +26,8 @@ def relaxed():
 
 @pytest.fixture(scope="module")
 def unbroken():
-    """As the original, but without its run-time checks of types."""
-    return mutants.copy().certify
+    """The copy that mutants are made of: the original, but without its run-time type checks."""
+    return mutants.shared().modules["__init__"].certify
 
 
 @pytest.mark.parametrize("name", CATCHERS + OTHERS)
@@ -37,7 +38,8 @@ def test_claims_no_more_than_is_true(name, unbroken):
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_rule_is_caught(name):
     mutation = BROKEN[name]
-    assert excess(mutant(mutation).certify, mutation.caught) != []
+    with mutant(mutation) as certify:
+        assert excess(certify, mutation.caught) != []
 
 
 def test_each_loss_and_each_mutation_has_one_name():
@@ -47,10 +49,33 @@ def test_each_loss_and_each_mutation_has_one_name():
 
 
 def test_the_original_is_like_its_copy(unbroken):
+    """Mutants, which were made of it before, have left it as it was."""
     _, (loss, params, args), eps = mutants.case("difference of mean squares")
     assert str(certify(loss, params, *args, eps=eps)) == str(unbroken(loss, params, *args, eps=eps))
 
 
-def test_a_mutation_of_what_is_no_longer_there_is_refused():
-    with pytest.raises(ValueError, match="0 times"):
-        mutant(mutants.Mutation("no such text", "", "BN MLP"))
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (In("arithmetic.add").delete("no_such()"), r"arithmetic.add: 'no_such\(\)' occurs 0 times"),
+        (In("arithmetic.add").replace("fields.add(...)", "0"), "arithmetic.add: .* occurs . times"),
+        (In("arithmetic.gone").returns("0"), "'gone' is defined 0 times"),
+        (In("gone.add").returns("0"), "no module 'gone'"),
+    ],
+)
+def test_a_mutation_of_what_is_not_there_once_is_refused(change, why):
+    with pytest.raises(ValueError, match=why), mutant(Mutation(change, "BN MLP")):
+        pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        In("choices.choose").replace("either(...)", "blocks[0]"),  # ran when `rules` was made
+        In("rules._POINTWISE").replace("choices.choose(...)", "arithmetic.add", every=True),
+    ],
+)
+def test_what_is_worked_out_at_import_can_be_mutated(change, unbroken):
+    with mutant(Mutation(change, "maximum of a shifted value")) as certify:
+        assert certify is not unbroken
+        assert excess(certify, "maximum of a shifted value") != []
