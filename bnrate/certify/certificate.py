@@ -15,7 +15,7 @@ from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL, FIXED, LOSS, PENALTY
 from bnrate.certify.report import table
 from bnrate.certify.solution import Solution, on_leaves
 from bnrate.certify.source import Site
-from bnrate.certify.units import Place, whole_leaves
+from bnrate.certify.units import Piece, Place, whole_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +92,14 @@ class Certificate:
 
     @property
     def rest(self) -> tuple[str, ...]:
-        """The paths of all leaves that are in no group and have an effect."""
-        taken = {*self.groups.paths, *self.no_effect}
+        """The paths of all leaves that are not, or not wholly, in groups and have an effect."""
+        taken = {*self._solution.covered, *self.no_effect}
         return tuple(path for path in self._solution.names if path not in taken)
 
     def why(self, paths: str | Iterable[str], axis: int | None = None) -> tuple[Break, ...]:
         """What stops these leaves from being scaled together by one c, in program order.
+
+        What fails by an epsilon only comes last.
 
         With an `axis`: what stops each index along it from being scaled alone.  Empty if nothing
         does.  Epsilons are listed whether or not they count.
@@ -120,7 +122,8 @@ class Certificate:
             if c.kind == "hard" or (c.site, frozenset(c.row)) not in hard:
                 first.setdefault((c.what, c.primitive, c.site, c.kind), (c, row, n))
         alone = all(c.kind == "eps" for c, _, _ in first.values())
-        return tuple(self._break(c, row, n, paths, alone) for c, row, n in first.values())
+        ordered = sorted(first.values(), key=lambda found: found[0].kind == "eps")
+        return tuple(self._break(c, row, n, paths, alone) for c, row, n in ordered)
 
     def _spikes(self, leaves: list[int], axis: int) -> list[linear.Vector]:
         """All scalings of single indices along an axis of leaves."""
@@ -175,7 +178,7 @@ class Certificate:
             return self._solution.names[column]
         axes = dict.fromkeys(str(axis) for axis, _ in column.at)
         along = f" along axis {', '.join(axes)}" if axes else ""
-        return self._solution.part(column) + along
+        return self._solution.part(Piece(column.leaf, (column.block,), column.taken)) + along
 
     def _advice(self, c: Constraint, paths: tuple[str, ...], alone: bool) -> str:
         """One sentence on what to do, the most helpful that applies."""
@@ -185,6 +188,8 @@ class Certificate:
             return f"Only jointly: {' + '.join(m.path for m in joint[0].members)}."
         if c.gradient:
             return "The value is invariant; the gradient is not proven orthogonal."
+        if c.what == FIXED and "norm" in f"{c.site.library}{c.site.module}".lower():
+            return f"{_ADVICE[FIXED]} (In evaluation mode: use the statistics of the batch.)"
         return _ADVICE.get(c.what, "Normalise before it, or leave this leaf to the rest.")
 
     def directions(self) -> list[dict[str, np.ndarray]]:
@@ -215,7 +220,7 @@ _UNNORMALISED = "No normalisation stands between this leaf and here."
 
 _ADVICE = {
     PENALTY: "A regulariser, perhaps: leave this leaf out of it, or accept it in the rest.",
-    FIXED: "Nothing normalises it before. (In evaluation mode: use the statistics of the batch.)",
+    FIXED: "Nothing normalises it before.",
     ENTRIES: "The entries along this axis are coupled here: scale them together.",
     EXPONENTIAL: _UNNORMALISED,
     LOSS: _UNNORMALISED,

@@ -26,13 +26,28 @@ from bnrate.certify.facts import Placement, Position
 class Unknown(NamedTuple):
     """The exponent of one block of a leaf; or, at some of its positions, a part that varies.
 
-    The part has zero sum along each of the positions; `sizes` are their lengths.
+    The part has zero sum along each of the positions; `sizes` are their lengths.  `taken`: of a
+    part that varies along more positions, the entries at these indices of them.
     """
 
     leaf: int
     block: tuple[int, ...]
     at: Placement = ()
     sizes: tuple[int, ...] = ()
+    taken: tuple[tuple[Position, int], ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the exponent of a whole block."""
+        return not (self.at or self.taken)
+
+    def entry(self, k: int, index: int) -> "Unknown":
+        """The entries at one index of the k-th position."""
+        return self._replace(
+            at=(*self.at[:k], *self.at[k + 1 :]),
+            sizes=(*self.sizes[:k], *self.sizes[k + 1 :]),
+            taken=tuple(sorted((*self.taken, (self.at[k], index)))),
+        )
 
 
 class Token(NamedTuple):

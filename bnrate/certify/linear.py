@@ -9,7 +9,7 @@ A vector or equation is a sparse mapping from column to `Fraction`; columns are 
 
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +19,7 @@ import scipy.optimize
 Number = Fraction | int
 Vector = Mapping[Any, Number]
 
+_LIKING = 1e-3
 _SNAP = 10**4  # a ray's entries are ratios of small integers
 
 
@@ -136,18 +137,20 @@ def _index(holders: dict[Hashable, list[Vector]], vector: Vector) -> None:
         holders.setdefault(column, []).append(vector)
 
 
-def rays(rows: Sequence[Vector]) -> list[dict]:
+def rays(rows: Sequence[Vector], liking: Callable[[Any], float] = lambda _: 0.0) -> list[dict]:
     """Non-negative solutions of minimal support, no two of which share a column.
 
-    Greedy, in the order of the columns: all solutions of minimal support may be exponentially many.
+    Greedy, as the columns are liked: all solutions of minimal support may be exponentially many.
+    Of those of equal sum the most liked one is taken; `liking` a column is a number from 0 to 1.
     """
     columns = dict.fromkeys(column for row in rows for column in row)
     free = perhaps_positive(rows, columns)
     found = []
     while free:
-        ray = _ray(rows, free, next(iter(free)))
+        through = max(free, key=liking)
+        ray = _ray(rows, free, through, liking)
         if ray is None:
-            free = dict(list(free.items())[1:])
+            del free[through]
             continue
         found.append(ray)
         free = perhaps_positive(rows, {c: None for c in free if c not in ray})
@@ -165,7 +168,9 @@ def perhaps_positive(rows: Sequence[Vector], columns: Mapping) -> dict:
         free = {c: None for c in free if c not in zero}
 
 
-def _ray(rows: Sequence[Vector], columns: Mapping, through: Hashable) -> dict | None:
+def _ray(
+    rows: Sequence[Vector], columns: Mapping, through: Hashable, liking: Callable[[Any], float]
+) -> dict | None:
     """A non-negative solution of minimal support that holds the column `through`, or None.
 
     The linear program "least sum, entry 1 at `through`" is solved in floats at a vertex, which has
@@ -180,8 +185,9 @@ def _ray(rows: Sequence[Vector], columns: Mapping, through: Hashable) -> dict | 
         for column, value in row.items():
             matrix[i, place[column]] = float(value)
     matrix[-1, place[through]] = 1
+    cost = np.array([1 - _LIKING * liking(column) for column in columns])
     solution = scipy.optimize.linprog(
-        np.ones(len(columns)), A_eq=matrix, b_eq=np.eye(len(matrix))[-1], method="highs-ds"
+        cost, A_eq=matrix, b_eq=np.eye(len(matrix))[-1], method="highs-ds"
     )
     if solution.x is None:
         return None

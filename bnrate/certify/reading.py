@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 
 from bnrate.certify import linear, rules
+from bnrate.certify.entries import by_entry
 from bnrate.certify.facts import Facts, Ref
 from bnrate.certify.fields import Unknown
 from bnrate.certify.ledger import Constraint, Ledger, Split, key
@@ -39,18 +40,14 @@ _MOVES = (
 class Reading:
     """All that the loss demands: the structure of each leaf, its unknowns, the constraints.
 
-    `constraints` are in program order, those of the value before those of the gradient alone.
+    `constraints` are in program order, those of the value before those of the gradient alone;
+    `uses` says when each leaf is used first, from 0 to 1.
     """
 
     structures: tuple[Structure, ...]
-    coupled: tuple[Coupled, ...]
+    unknowns: tuple[Unknown, ...]
     constraints: tuple[Constraint, ...]
-
-    @property
-    def unknowns(self) -> list[Unknown]:
-        """The unknown exponents of all leaves."""
-        leaves = zip(self.structures, self.coupled, strict=True)
-        return [u for i, (s, coupled) in enumerate(leaves) for u in unknowns(i, s, coupled)]
+    uses: tuple[float, ...]
 
 
 def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
@@ -70,16 +67,41 @@ def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
             break
         structures = finer
         value = reader.loss(closed, structures, coupled, gradient=False)
-    found = tuple(_coupled(structures, value.constraints))
-    if found != coupled:
-        coupled = found
+    several = tuple(_coupled(structures, value.constraints))
+    if several != coupled:
+        coupled = several
         value = reader.loss(closed, structures, coupled, gradient=False)
     # Of the structures that were read last, whether or not that asked for more.
     gradient = reader.loss(closed, structures, coupled, gradient=True)
     constraints: dict[Any, Constraint] = {}
     for constraint in (*value.constraints, *gradient.constraints):
         constraints.setdefault(key(constraint._replace(gradient=False)), constraint)
-    return Reading(structures, coupled, tuple(constraints.values()))
+    leaves = enumerate(zip(structures, coupled, strict=True))
+    every = [u for i, (structure, axes) in leaves for u in unknowns(i, structure, axes)]
+    found, columns = by_entry(list(constraints.values()), every)
+    return Reading(structures, columns, found, _first_uses(closed.jaxpr, len(shapes)))
+
+
+def _first_uses(jaxpr: Any, leaves: int) -> tuple[float, ...]:
+    """When each of the first inputs is used, as a share of all equations."""
+    found: dict[int, int] = {}
+    clock = itertools.count()
+
+    def walk(jaxpr: Any, numbers: dict[Any, int]) -> None:
+        for eqn in jaxpr.eqns:
+            time = next(clock)
+            used = [None if isinstance(v, Literal) else numbers.get(v) for v in eqn.invars]
+            parts = [getattr(p, "jaxpr", p) for p in eqn.params.values() if hasattr(p, "jaxpr")]
+            inside = [p for p in parts if len(p.invars) == len(used)]
+            for part in inside:
+                walk(part, {v: i for v, i in zip(part.invars, used, strict=True) if i is not None})
+            for i in used if not inside else ():
+                if i is not None:
+                    found.setdefault(i, time)
+
+    walk(jaxpr, {v: i for i, v in enumerate(jaxpr.invars[:leaves])})
+    total = max(next(clock), 1)
+    return tuple(found.get(i, 0) / total for i in range(leaves))
 
 
 class _Demands(NamedTuple):

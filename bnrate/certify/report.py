@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 100
 _WIDEST = 48  # left column
+_FEW = 4  # members of a group on one line
 
 
 def table(certificate: "Certificate") -> Iterator[str]:
@@ -20,7 +20,12 @@ def table(certificate: "Certificate") -> Iterator[str]:
     groups = certificate.groups
     how = "exactly" if certificate.strict else "up to epsilon"
     yield f"Scale-invariant, proven {how}: {_count(len(groups), 'group')}"
-    yield from _rows((" + ".join(m.path for m in g.members), _unit(g)) for g in groups)
+    small = [g for g in groups if len(g.members) <= _FEW]
+    yield from _rows((" + ".join(m.name for m in g.members), _unit(g)) for g in small)
+    for group in groups:
+        if len(group.members) > _FEW:
+            yield f"  {len(group.members)} leaves together, {_unit(group)}:"
+            yield from _rows(((member.name, "") for member in group.members), indent=4)
     if certificate.no_effect:
         yield f"Without effect on the loss: {_leaves(certificate.no_effect)}"
         yield from _rows((path, "") for path in certificate.no_effect)
@@ -35,27 +40,40 @@ def table(certificate: "Certificate") -> Iterator[str]:
         yield from _rows((f"{e.value:.3g}", str(e.site)) for e in certificate.eps_sites)
 
 
-def _rows(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _rows(rows: Iterable[tuple[str, str]], indent: int = 2) -> Iterator[str]:
     """Two columns; of rows that differ in the numbers of their layers only the first is shown."""
     alike: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for left, right in rows:
-        # The digits of paths and of the module at the end, not those of axes and lines.
-        shape = re.sub(r"\d+", "#", left), re.sub(r"\d+(?=[^\[]*\]$)", "#", right)
+        # The digits of paths and of the module at the end, not those of parts, axes and lines.
+        shape = re.sub(r"\d+(?![^\[]*\])", "#", left), re.sub(r"\d+(?=[^\[]*\]$)", "#", right)
         alike.setdefault(shape, []).append((left, right))
     shown = [
         (left if len(same) == 1 else f"{left}, and {len(same) - 1} more alike", right)
         for same in alike.values() for left, right in same[:1]
     ]  # fmt: skip
-    widest = _WIDEST if any(right for _, right in shown) else _COLUMNS - 4
+    widest = _WIDEST if any(right for _, right in shown) else _COLUMNS - indent
     width = min(widest, max((len(left) for left, _ in shown), default=1) or 1)
     for left, right in shown:
-        cells = _wrapped(left, width), _wrapped(right, max(1, _COLUMNS - width - 4))
-        for a, b in itertools.zip_longest(*cells, fillvalue=""):
-            yield f"  {a:<{width}}  {b}".rstrip()
+        # A cell that goes on is set in, so that it does not look like the next one.
+        first, *more = _wrapped(left, width)
+        cells = [first, *(f"  {line}" for line in more)]
+        others = _wrapped(right, max(1, _COLUMNS - width - indent - 2))
+        for a, b in itertools.zip_longest(cells, others, fillvalue=""):
+            yield f"{'':{indent}}{a:<{width}}  {b}".rstrip()
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    """The lines of a cell; paths are broken behind a "/" if they must be."""
+    if len(text) <= width:
+        return [text]
+    pieces = re.sub(r"/", "/\0", text).replace(" ", " \0").split("\0")
+    lines = [""]
+    for piece in pieces:
+        limit = width - (2 if len(lines) > 1 else 0)
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > limit:
+            lines.append("")
+        lines[-1] += piece
+    return [line[i : i + width - 2] for line in lines for i in range(0, len(line), width - 2)]
 
 
 def _count(number: int, noun: str) -> str:
@@ -67,8 +85,16 @@ def _leaves(paths: tuple[str, ...]) -> str:
 
 
 def _unit(group: gr.Group) -> str:
-    axes = dict.fromkeys(" x ".join(map(str, m.axes)) for m in group.members if m.axes)
-    return f"each index along axis {', '.join(axes)}" if axes else "as a whole"
+    """What a unit of the group is."""
+    found = dict.fromkeys((m.axes, m.shape) for m in group.members if m.axes)
+    return (
+        "each index along " + ", ".join(itertools.starmap(_axes, found)) if found else "as a whole"
+    )
+
+
+def _axes(axes: tuple[int, ...], shape: tuple[int, ...] | None) -> str:
+    which = f"axis {axes[0]}" if len(axes) == 1 else f"axes {' and '.join(map(str, axes))}"
+    return which if shape is None else f"{which} of shape {shape}"
 
 
 def _product(rescaling: Mapping[str, int]) -> str:

@@ -14,7 +14,7 @@ from bnrate.certify import linear
 from bnrate.certify.fields import Unknown
 from bnrate.certify.ledger import Constraint
 from bnrate.certify.reading import Reading, Structure
-from bnrate.certify.units import Piece, Units, whole_leaves
+from bnrate.certify.units import Piece, Units, blocks_of, member, whole_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,15 @@ class Solution:
         felt = [i for i in range(len(self.names)) if i not in self.without_effect]
         sets = [{i: 1} for i in felt if i not in held]
         for rows in linear.components(self.by_leaf):
-            sets += map(linear.integral, linear.rays(rows))
+            sets += map(linear.integral, linear.rays(rows, self._late))
         return sorted(sets, key=min)
+
+    def _late(self, leaf: int) -> float:
+        """How late in the program a leaf is used first: of equal sets the latest is taken.
+
+        In a residual block that is the projection which writes to the stream.
+        """
+        return self.reading.uses[leaf]
 
     @functools.cached_property
     def units(self) -> Units:
@@ -81,42 +88,67 @@ class Solution:
     def sets(self) -> list[list[Piece]]:
         """The sets of pieces that are scaled by one c: of whole leaves, and of parts of others."""
         found: list[list[Piece]] = []
-        held = {u for row in self._by_block for u in row}
+        held = {piece for row in self._by_piece for piece in row}
         for leaves in self.invariant:
             if set(leaves.values()) != {1}:
                 continue
             whole = whole_leaves(leaves, self.reading.structures)
-            blocks = [Piece(p.leaf, (block,)) for p in whole for block in p.blocks]
-            apart = len(whole) == 1 and not any(Unknown(p.leaf, *p.blocks) in held for p in blocks)
-            found += [[block] for block in blocks] if apart else [whole]
-        return [*found, *self._sets_of_parts({leaf for s in found for leaf, _ in s}, held)]
+            parts = self.units.parts(whole[0].leaf)
+            apart = len(whole) == 1 and held.isdisjoint(parts)
+            found += [[part] for part in parts] if apart and len(parts) > 1 else [whole]
+        return [*found, *self._sets_of_parts({piece.leaf for s in found for piece in s})]
 
     @functools.cached_property
-    def _by_block(self) -> list[linear.Vector]:
-        """The equations for blocks of leaves that are scaled as a whole."""
-        return [c.row for c in self.constraints if any(not u.at for u in c.row)]
-
-    def _sets_of_parts(self, taken: set[int], held: set[Unknown]) -> list[list[Piece]]:
-        """The sets of blocks of cut leaves that may be scaled by one c where the leaf may not."""
+    def _pieces(self) -> list[Piece]:
+        """The finest pieces on which the loss depends."""
         felt = {c.block for c in self.reading.constraints if c.block}
-        cut = {
-            i for i, structure in enumerate(self.reading.structures)
-            if i not in taken and any(len(segments) > 1 for segments in structure)
-        }  # fmt: skip
-        columns = [
-            u
-            for u in self.reading.unknowns
-            if not u.at and u.leaf not in taken and (u.leaf, u.block) in felt
-        ]
-        free = [[Piece(u.leaf, (u.block,))] for u in columns if u.leaf in cut and u not in held]
-        rows = [{u: k for u, k in row.items() if u in set(columns)} for row in self._by_block]
-        for component in linear.components(rows) if cut else []:
-            if not any(u.leaf in cut for row in component for u in row):
-                continue
-            for ray in map(linear.integral, linear.rays(component)):
-                if set(ray.values()) == {1} and any(u.leaf in cut for u in ray):
-                    free.append([Piece(u.leaf, (u.block,)) for u in ray])
-        return free
+        pieces = [p for i in range(len(self.names)) for p in self.units.parts(i)]
+        return [p for p in pieces if (p.leaf, p.blocks[0]) in felt]
+
+    @functools.cached_property
+    def _by_piece(self) -> list[dict[Piece, linear.Number]]:
+        """The equations for pieces that are scaled as a whole."""
+        exponents = {p: self.units.exponents(p, p.blocks[0]) or {} for p in self._pieces}
+        holders: dict[Unknown, list[Piece]] = {}
+        for piece, vector in exponents.items():
+            for unknown in vector:
+                holders.setdefault(unknown, []).append(piece)
+        rows = []
+        for row in (c.row for c in self.constraints if any(not u.at for u in c.row)):
+            touched = dict.fromkeys(p for u in row for p in holders.get(u, ()))
+            found = {p: linear.inner(row, exponents[p]) for p in touched}
+            rows.append({p: k for p, k in found.items() if k})
+        return [row for row in rows if row]
+
+    def _sets_of_parts(self, taken: set[int]) -> list[list[Piece]]:
+        """The sets of parts of leaves that may be scaled by one c where the leaf may not."""
+        split = {leaf for leaf, count in collections.Counter(
+            piece.leaf for piece in self._pieces
+        ).items() if count > 1 and leaf not in taken}  # fmt: skip
+        if not split:
+            return []
+        held = {piece for row in self._by_piece for piece in row}
+        found = [[p] for p in self._pieces if p.leaf in split and p not in held]
+        rows = [{p: k for p, k in row.items() if p.leaf not in taken} for row in self._by_piece]
+        for component in linear.components(rows):
+            if any(piece.leaf in split for row in component for piece in row):
+                for ray in map(linear.integral, linear.rays(component)):
+                    if set(ray.values()) == {1} and any(piece.leaf in split for piece in ray):
+                        found.append(list(ray))
+        return found
+
+    @functools.cached_property
+    def covered(self) -> list[str]:
+        """The leaves all blocks of which are in sets, or without effect."""
+        whole = {piece.leaf for s in self.sets for piece in s if not self._is_part(piece)}
+        parts = {piece for s in self.sets for piece in s}
+        left = {piece.leaf for piece in self._pieces if piece not in parts} - whole
+        return [name for i, name in enumerate(self.names) if i not in left]
+
+    def _is_part(self, piece: Piece) -> bool:
+        return bool(piece.taken) or len(piece.blocks) < len(
+            blocks_of(self.reading.structures[piece.leaf])
+        )
 
     def groups(self) -> gr.Groups:
         """The sets of leaves, or of parts of leaves, that are scaled by one c, with their units."""
@@ -136,35 +168,23 @@ class Solution:
 
     def _parts(self) -> list[dict[str, int]]:
         """Solutions that scale parts of a leaf differently."""
-        scalar = [u for u in self.reading.unknowns if not u.at]
-        if len(scalar) == len(self.names):
+        if len(self._pieces) == len(self.names) - len(self.without_effect):
             return []
-        rows = self._by_block
-        blocks: dict[int, list[Unknown]] = {}
-        for unknown in scalar:
-            blocks.setdefault(unknown.leaf, []).append(unknown)
+        parts: dict[int, list[Piece]] = {}
+        for piece in self._pieces:
+            parts.setdefault(piece.leaf, []).append(piece)
         columns = [i for row in self.by_leaf for i in row]
-        leafwise = linear.null_space(self.by_leaf, list(dict.fromkeys([*columns, *blocks])))
-        whole = [{u: k for i, k in v.items() for u in blocks[i]} for v in leafwise]
-        whole += [
-            {Unknown(p.leaf, block): 1 for p in pieces for block in p.blocks}
-            for pieces in self.sets
-        ]
-        felt = [u for u in scalar if u.leaf not in self.without_effect]
-        more = linear.complement(linear.null_space(rows, felt), whole)
-        return [{self.part(u): k for u, k in linear.integral(v).items()} for v in more]
+        leafwise = linear.null_space(self.by_leaf, list(dict.fromkeys([*columns, *parts])))
+        known = [{p: k for i, k in v.items() for p in parts.get(i, ())} for v in leafwise]
+        known += [dict.fromkeys(pieces, 1) for pieces in self.sets if self._is_part(pieces[0])]
+        more = linear.complement(linear.null_space(self._by_piece, self._pieces), known)
+        return [{self.part(p): k for p, k in linear.integral(v).items()} for v in more]
 
-    def part(self, unknown: Unknown) -> str:
-        """The name of an unknown's block: the leaf's, with the block's range if it is cut."""
-        structure, shape = self.reading.structures[unknown.leaf], self.shapes[unknown.leaf]
-        spans = spans_of(structure, unknown.block)
-        if all(len(segments) == 1 for segments in structure):
-            return self.names[unknown.leaf]
-        parts = (
-            ":" if (s.start, s.stop) == (0, n) else f"{s.start}:{s.stop}"
-            for s, n in zip(spans, shape, strict=True)
-        )
-        return f"{self.names[unknown.leaf]}[{', '.join(parts)}]"
+    def part(self, piece: Piece) -> str:
+        """The name of a piece: the leaf's, with the range of the part of it."""
+        name, structure = self.names[piece.leaf], self.reading.structures[piece.leaf]
+        found = member(name, structure, piece, ())
+        return found.name if found else name
 
     def directions(self) -> list[dict[str, np.ndarray]]:
         """The basis as exponents of the entries of each leaf, one for each free dimension."""
@@ -195,7 +215,7 @@ def on_leaves(row: linear.Vector) -> dict[int, linear.Number]:
     """An equation in the exponents of whole leaves (nothing, if it is about single indices)."""
     total: dict = {}
     for unknown, k in row.items():
-        if not unknown.at:
+        if unknown.whole:
             total = linear.add(total, {unknown.leaf: k})
     return total
 
@@ -210,16 +230,19 @@ def spans_of(structure: Structure, block: Iterable[int]) -> tuple[slice, ...]:
 
 
 def _spread(structure: Structure, unknown: Unknown, pattern: np.ndarray) -> np.ndarray:
-    """A pattern over the factors of an unknown, in a shape that broadcasts against its block."""
+    """A pattern over the factors of an unknown, in a shape that broadcasts against its block.
+
+    An entry goes with minus itself at the last index.
+    """
     axes = [segments[i] for segments, i in zip(structure, unknown.block, strict=True)]
-    shape = [
-        n if (axis, j) in unknown.at else 1
-        for axis, factors in enumerate(axes) for j, n in enumerate(factors)
-    ]  # fmt: skip
-    along = {axis for axis, _ in unknown.at}
-    spread = [
-        n if axis in along else 1
-        for axis, factors in enumerate(axes) for n in factors
-    ]  # fmt: skip
-    merged = [math.prod(f) if axis in along else 1 for axis, f in enumerate(axes)]
-    return np.broadcast_to(pattern.reshape(shape), spread).reshape(merged)
+    sizes = {(a, j): n for a, factors in enumerate(axes) for j, n in enumerate(factors)}
+    along = {a for a, _ in (*unknown.at, *(p for p, _ in unknown.taken))}
+    shape = [n if p in unknown.at else 1 for p, n in sizes.items()]
+    spread = pattern.reshape(shape)
+    for position, index in unknown.taken:
+        entries = np.zeros(sizes[position])
+        entries[index], entries[-1] = 1, -1
+        spread = spread * entries.reshape([-1 if p == position else 1 for p in sizes])
+    full = [n if p[0] in along else 1 for p, n in sizes.items()]
+    merged = [math.prod(f) if a in along else 1 for a, f in enumerate(axes)]
+    return np.broadcast_to(spread, full).reshape(merged)

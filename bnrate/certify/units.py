@@ -1,12 +1,14 @@
 """Units: along which axes, or factors of axes, each index of a set of leaves may be scaled alone.
 
-A *piece* is a leaf, or one block of a leaf that is cut.  A *seat* is an axis, or one factor of an
-axis, of each piece of a set: index by index these are scaled together.
+A *piece* is a leaf, or a part of it: one block, or what lies at one index of a factor.  A *seat*
+is an axis, or one factor of an axis, of each piece of a set: index by index these are scaled
+together.
 """
 
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 from bnrate import groups as gr
@@ -19,10 +21,11 @@ _MOST_SEATS = 4
 
 
 class Piece(NamedTuple):
-    """Some blocks of a leaf: all, or one."""
+    """Some blocks of a leaf: all, or one, or (taken) one at an index of one of its positions."""
 
     leaf: int
     blocks: tuple[tuple[int, ...], ...]
+    taken: tuple[tuple[Position, int], ...] = ()
 
 
 class Place(NamedTuple):
@@ -52,14 +55,14 @@ class Units:
         """Pieces that are scaled together as a group, with the most units that are free."""
         seats = self.seats(pieces)
         members = [
-            member(names[piece.leaf], self.reading.structures[piece.leaf], piece.blocks, places)
+            member(names[piece.leaf], self.reading.structures[piece.leaf], piece, places)
             for piece, places in zip(
                 pieces, zip(*seats, strict=True) if seats else itertools.repeat(()), strict=False
             )
         ]
         if None in members:
             members = [
-                member(names[piece.leaf], self.reading.structures[piece.leaf], piece.blocks, ())
+                member(names[piece.leaf], self.reading.structures[piece.leaf], piece, ())
                 for piece in pieces
             ]
         return gr.Group(m for m in members if m)
@@ -71,9 +74,10 @@ class Units:
         for axis, segments in enumerate(structure):
             factors = segments[pieces[0].blocks[0][axis]]
             one = len({block[axis] for block in pieces[0].blocks}) == 1
-            places = [Place(axis)] + [
-                Place(axis, j) for j in range(len(factors)) if one and len(factors) > 1
-            ]
+            told = {p for p, _ in pieces[0].taken if p[0] == axis}
+            places = [] if told else [Place(axis)]
+            if one and len(factors) > 1:
+                places += [Place(axis, j) for j in range(len(factors)) if (axis, j) not in told]
             for place in places:
                 if self.lengths(pieces[0], place) < 2 or Place(axis) in {s[0] for s in found}:
                     continue
@@ -120,7 +124,7 @@ class Units:
         """The unknowns that vary along a place only."""
         return [
             u for block in piece.blocks for u in self._unknowns[piece.leaf, block]
-            if u.at and all(_within(place, p) for p in u.at)
+            if u.at and not u.taken and all(_within(place, p) for p in u.at)
         ]  # fmt: skip
 
     def alone(self, pieces: Sequence[Piece], seats: Sequence[Seat]) -> bool:
@@ -145,29 +149,55 @@ class Units:
 
         One for each segment and set of factors at each seat.  None if some are no unknowns.
         """
-        vectors: dict[tuple, dict[Unknown, int]] = {}
-        missing = False
+        vectors: dict[tuple, dict] = {}
         for i, piece in enumerate(pieces):
+            places = [seat[i] for seat in seats]
+            first = [min(block[place.axis] for block in piece.blocks) for place in places]
             for block in piece.blocks:
-                mine = {u.at: u for u in self._unknowns[piece.leaf, block]}
-                first = {
-                    p.axis: min(b[p.axis] for b in piece.blocks) for p in (s[i] for s in seats)
-                }
-                sets = [self._sets(piece, block, seat[i]) for seat in seats]
+                sets = [self._sets(piece, block, place) for place in places]
                 for chosen in itertools.product(*sets):
-                    at = tuple(sorted(itertools.chain.from_iterable(chosen)))
                     kind = tuple(
-                        (
-                            block[s[i].axis] - first[s[i].axis],
-                            tuple(j if s[i].factor < 0 else 0 for _, j in part),
-                        )
-                        for s, part in zip(seats, chosen, strict=True)
+                        (block[p.axis] - low, tuple(j if p.factor < 0 else 0 for _, j in part))
+                        for p, low, part in zip(places, first, chosen, strict=True)
                     )
-                    if at not in mine:
-                        missing = True
-                        continue
-                    vectors.setdefault(kind, {})[mine[at]] = 1
-        return None if missing else list(vectors.values())
+                    at = tuple(sorted(itertools.chain.from_iterable(chosen)))
+                    vector = self.exponents(piece, block, at)
+                    if vector is None:
+                        return None
+                    vectors[kind] = linear.add(vectors.get(kind, {}), vector)
+        return list(vectors.values())
+
+    def exponents(
+        self, piece: Piece, block: tuple[int, ...], at: tuple[Position, ...] = ()
+    ) -> linear.Vector | None:
+        """A block's exponents where a piece is scaled, or a part of it that varies at positions."""
+        found = {(u.at, u.taken): u for u in self._unknowns[piece.leaf, block]}
+        if (at, ()) not in found:
+            return None
+        if not piece.taken:
+            return {found[at, ()]: 1}
+        ((position, index),) = piece.taken
+        entries = [u for (a, t), u in found.items() if a == at and t and t[0][0] == position]
+        if not entries:
+            return None
+        share = Fraction(1, len(entries) + 1)
+        vector = {found[at, ()]: share}
+        for u in entries:
+            vector[u] = (u.taken[0][1] == index) - share
+        return vector
+
+    def parts(self, leaf: int) -> list[Piece]:
+        """The finest pieces of a leaf that have an exponent each."""
+        found = []
+        for block in blocks_of(self.reading.structures[leaf]):
+            taken = {u.taken for u in self._unknowns[leaf, block] if u.taken and not u.at}
+            positions = {p for t in taken for p, _ in t}
+            if len(positions) == 1:
+                (position,) = positions
+                found += [Piece(leaf, (block,), ((position, i),)) for i in range(len(taken) + 1)]
+            else:
+                found.append(Piece(leaf, (block,)))
+        return found
 
     def _sets(
         self, piece: Piece, block: tuple[int, ...], place: Place
@@ -194,28 +224,32 @@ def _within(place: Place, position: Position) -> bool:
 
 
 def member(
-    name: str, structure: Structure, blocks: Sequence[tuple[int, ...]], places: Sequence[Place]
+    name: str, structure: Structure, piece: Piece, places: Sequence[Place]
 ) -> gr.Member | None:
-    """The member of a group that some blocks of a leaf are; None if no view of the leaf shows it.
+    """The member of a group that a piece of a leaf is; None if no view of the leaf shows it.
 
-    Axes of which only a factor is a place are shown as their factors.
+    Axes of which only a factor matters are shown as their factors.
     """
     part: list[gr.Range] = []
     views: list[tuple[int, ...]] = []  # the lengths that an axis is viewed in
+    factored = {place.axis for place in places if place.factor >= 0}
+    factored |= {axis for (axis, _), _ in piece.taken}
     for axis, segments in enumerate(structure):
-        taken = sorted({block[axis] for block in blocks})
+        taken = sorted({block[axis] for block in piece.blocks})
         ends = [0, *itertools.accumulate(math.prod(factors) for factors in segments)]
         low, high, length = ends[taken[0]], ends[taken[-1] + 1], ends[-1]
         view = (length,)
-        if any(place.axis == axis and place.factor >= 0 for place in places):
+        if axis in factored:
             inner = segments[taken[0]][1:]
             stride = math.prod(inner)
             if low % stride or length % stride or high % stride:
                 return None
             view = (length // stride, *inner)
             low, high, length = low // stride, high // stride, length // stride
+        start = sum(map(len, views))
         if (low, high) != (0, length):
-            part.append((sum(map(len, views)), low, high))
+            part.append((start, low, high))
+        part += [(start + j, i, i + 1) for (a, j), i in piece.taken if a == axis]
         views.append(view)
     starts = [0, *itertools.accumulate(map(len, views))]
     axes = [starts[place.axis] + max(place.factor, 0) for place in places]
@@ -224,11 +258,11 @@ def member(
     return gr.Member(name, axes, shape, part)
 
 
-def pieces_of(structure: Structure) -> list[tuple[int, ...]]:
+def blocks_of(structure: Structure) -> list[tuple[int, ...]]:
     """The blocks of a leaf."""
     return list(itertools.product(*(range(len(axis)) for axis in structure)))
 
 
 def whole_leaves(leaves: Iterable[int], structures: Sequence[Structure]) -> list[Piece]:
     """Each leaf as one piece."""
-    return [Piece(i, tuple(pieces_of(structures[i]))) for i in leaves]
+    return [Piece(i, tuple(blocks_of(structures[i]))) for i in leaves]

@@ -252,7 +252,6 @@ def _parts(ledger: Ledger, block: Block, axis: int, points: list[int]) -> list[B
                 ledger.refine(fields.on(field, [first]), first, points=inner)
         else:
             block = still(ledger, block, touched, "a slice across a per-index scaling")
-    block = _unknowns_still(ledger, block, [first], "a slice of a per-index scaling")
     parts = []
     for low, high in itertools.pairwise(points):
         lengths = ((high - low) // stride, *factors[1:]) if outer else (high - low,)
@@ -264,23 +263,34 @@ def _parts(ledger: Ledger, block: Block, axis: int, points: list[int]) -> list[B
                 return (position,)
             return ((axis, kept.index(position[1])),) if position[1] in kept else ()
 
-        # The restriction of a token to a range of its index is another token.
-        part = unnamed(block)._replace(
-            scale=_restricted(block, block.scale, first, (low, high)),
-            shift=_restricted(block, block.shift, first, (low, high)),
+        part = unnamed(block)
+        if not (outer and high - low == stride):
+            part = _unknowns_still(ledger, part, [first], "a slice of a per-index scaling")
+        part = part._replace(
+            scale=_restricted(part, part.scale, first, (low, high)),
+            shift=_restricted(part, part.shift, first, (low, high)),
         )
         parts.append(moved(part, axes, {p: where(p) for p in block.positions}))
     return parts
 
 
 def _restricted(block: Block, field: Field, position: Position, span: tuple[int, int]) -> Field:
-    def part(atom: fields.Atom, placement: Placement) -> fields.Atom:
-        if not isinstance(atom, Token) or position not in placement:
-            return atom
-        sizes = tuple(block.axes[a][j] if a >= 0 else 0 for a, j in placement)
-        return atom._replace(name=("part", atom, placement.index(position), span, sizes))
+    """A field on a range of indices of a position; on one index, what varies there has an entry.
 
-    return {(part(atom, placement), placement): k for (atom, placement), k in field.items()}
+    The restriction of a token to a range of its index is another token.
+    """
+    found = {}
+    for (atom, placement), k in field.items():
+        if position in placement:
+            at = placement.index(position)
+            if isinstance(atom, Token):
+                sizes = tuple(block.axes[a][j] if a >= 0 else 0 for a, j in placement)
+                atom = atom._replace(name=("part", atom, at, span, sizes))
+            else:
+                atom = atom.entry(at, span[0] // (span[1] - span[0]))
+                placement = (*placement[:at], *placement[at + 1 :])
+        found[atom, placement] = k
+    return found
 
 
 def refactor(ledger: Ledger, block: Block, axis: int, finer: Axis) -> Block:
