@@ -39,6 +39,22 @@ def test_the_rest_takes_the_rate_of_its_largest_curvature():
     np.testing.assert_allclose(updates["w"], -0.3 * grads["w"], rtol=1e-6)
 
 
+def test_of_a_leaf_the_entries_outside_the_groups_are_the_rest():
+    """The first column a direction, the other three a quadratic, in one leaf."""
+    groups = Groups([Group([Member("w", part=[(1, 0, 1)])])])
+    params = {"w": jnp.ones((2, 4)), "linear": jnp.array(2.0)}
+
+    def of(params):
+        apart = {"w": params["w"][:, 0], "g": params["w"][0, 1:], "linear": params["linear"]}
+        return loss(apart)
+
+    _, updates, state = stepped(tf.auto(groups, steady=jnp.inf), params, of=of)
+    np.testing.assert_allclose(state.curvature, 4, rtol=1e-5)
+    grads = jax.grad(of)(params)
+    rates = jnp.array([[0.3, 0.25, 0.25, 0.25]])
+    np.testing.assert_allclose(updates["w"], -rates * grads["w"], rtol=1e-5)
+
+
 def test_noisy_batches_bring_the_rate_of_the_rest_down_with_time():
     params, tx = start(), tf.auto(GROUPS, 0.7, steady=8.0)
     state = tx.init(params)._replace(steps=jnp.int32(24), curvature=jnp.float32(5))

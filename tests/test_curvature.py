@@ -109,6 +109,25 @@ def joint():
                                       Group([Member("k", 1)])]))  # fmt: skip
 
 
+def stack():
+    """Two layers in one leaf, each of their outputs a unit; two of four columns of another."""
+    x, y = normal(25, 24, 2), normal(26, 24)
+
+    def loss(params):
+        h = x
+        for kernel in params["layers"]:
+            h = jnp.tanh(normalised(h @ kernel))
+        mixed = (
+            params["mixed"]
+            / jnp.where(jnp.arange(4) < 2, jnp.linalg.norm(params["mixed"], axis=0), 1.0)[None]
+        )
+        return jnp.mean((jnp.sum(h @ mixed, 1) + jnp.tanh(params["shift"]) - y) ** 2)
+
+    params = {"layers": normal(27, 2, 2, 2), "mixed": normal(28, 2, 4), "shift": normal(29, 1)}
+    halves = Member("mixed", 2, shape=(2, 2, 2), part=[(1, 0, 1)])
+    return Case(loss, params, Groups([Group([halves]), Group([Member("layers", (0, 2))])]))
+
+
 def ungrouped():
     return two_blocks()._replace(groups=Groups())
 
@@ -142,6 +161,7 @@ CASES = {
     "network": network,
     "whole": whole,
     "joint": joint,
+    "stack": stack,
     "ungrouped": ungrouped,
     # Of the other known losses there are relatives above.
     **{
@@ -162,13 +182,16 @@ def numbers(case):
     numbered = {path: np.asarray(leaf, int) for path, leaf in numbered.items()}
     units = []
     for group in case.groups:
-        axes = [member.axis for member in group.members]
-        parts = [numbered[member.path] for member in group.members]
-        if axes[0] is None:
-            units.append(np.concatenate([part.ravel() for part in parts]))
-        else:
-            moved = [np.moveaxis(p, axis, 0) for p, axis in zip(parts, axes, strict=True)]
-            units += [np.concatenate([m[i].ravel() for m in moved]) for i in range(len(moved[0]))]
+        parts = []
+        for member in group.members:
+            leaf = numbered[member.path]
+            view = leaf if member.shape is None else leaf.reshape(member.shape)
+            for axis, start, stop in member.part:
+                view = np.take(view, range(start, stop), axis)
+            size = np.prod([view.shape[axis] for axis in member.axes], dtype=int)
+            first = range(len(member.axes))
+            parts.append(np.moveaxis(view, member.axes, first).reshape(size, -1))
+        units += list(np.concatenate(parts, 1))
     used = np.concatenate([*units, np.zeros(0, int)])
     return units, np.setdiff1d(np.arange(flat.size), used)
 
@@ -265,10 +288,13 @@ def test_a_rayleigh_quotient_in_closed_form():
 
 
 @pytest.mark.usefixtures("float64")
-def test_parts_of_the_parameters():
-    case = two_blocks()
+@pytest.mark.parametrize("name", ["two-blocks", "stack"])
+def test_parts_of_the_parameters(name):
+    case = CASES[name]()
     b, a = case.groups
-    parts = {b: slice(1), a: slice(1, 2), "invariant": slice(2), "rest": slice(2, 3)}
+    many, all_of = (2, 6) if name == "stack" else (1, 2)
+    parts = {b: slice(many), a: slice(many, all_of), "invariant": slice(all_of)}
+    parts["rest"] = slice(all_of, all_of + 1)
 
     def measure(loss, params, groups):
         return [
@@ -278,8 +304,10 @@ def test_parts_of_the_parameters():
         ]  # fmt: skip
 
     for which, (found, trace) in zip(parts.values(), run(measure, case), strict=True):
-        expected = eigenvalues("two-blocks", which)
-        np.testing.assert_allclose([found.lowest, found.highest], expected[[0, -1]], rtol=1e-7)
+        expected = eigenvalues(name, which)
+        np.testing.assert_allclose(
+            [found.lowest, found.highest], expected[[0, -1]], rtol=1e-7, atol=1e-14
+        )
         np.testing.assert_allclose(trace.value, expected.sum(), rtol=1e-9)
 
 

@@ -88,6 +88,31 @@ def test_weight_decay_is_an_exponential_rate(name, rate, decay, momentum):
     assert max(found) < 5e-13, found
 
 
+@pytest.mark.usefixtures("float64")
+def test_the_exchange_knows_parts_and_several_axes():
+    """Two layers of Rayleigh quotients, a column each; of a second leaf one row is a unit."""
+    spectrum = jnp.linspace(0, 1, 5)[:, None]
+
+    def loss(params, step):
+        del step
+        one, two = params["stack"] ** 2, params["mixed"][:1].T ** 2
+        columns = jnp.concatenate([*one, two], 1)
+        quotients = jnp.sum(spectrum * columns, 0) / jnp.sum(columns, 0)
+        return jnp.sum(quotients) + jnp.sum((params["mixed"][1:] - 1) ** 2)
+
+    groups = gr.Groups(
+        [
+            gr.Group([gr.Member("stack", (0, 2))]),
+            gr.Group([gr.Member("mixed", part=[(0, 0, 1)])]),
+        ]
+    )
+    params = {"stack": jnp.cos(jnp.arange(30.0)).reshape(2, 5, 3), "mixed": jnp.ones((2, 5))}
+    task = equivalence.Task(loss, params, groups)
+    found = gap(*(rule(0.1, 0.05, 0.0) for rule in (decayed, exponential)), task, 100)
+    assert max(found) < 5e-13, found
+    assert max(gap(decayed(0.1, 0.05, 0.0), optax.sgd(0.1), task, 100)) > 1e-3
+
+
 NEAR_MISSES = {
     "no-buffer": lambda e: e._replace(buffer=jnp.zeros(())),
     "rho-for-alpha": lambda e: e._replace(log_alpha=jnp.log1p(jnp.asarray(-0.02 * 0.1))),

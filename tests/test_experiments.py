@@ -215,7 +215,7 @@ def test_bad_input(change, message):
         experiments.unified_rate(dataclasses.replace(SMALL, **change))
 
 
-SPHERE = Groups([Group([Member("w", axis=1)])])
+SPHERE = Groups([Group([Member("w", axes=1)])])
 
 
 def small_problem(rule, steps=60):

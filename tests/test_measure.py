@@ -7,19 +7,36 @@ from bnrate import groups as gr
 from bnrate import measure
 from bnrate.groups import Group, Groups, Member
 
-GROUPS = Groups([Group([Member("k", 1)]), Group([Member("s"), Member("b")])])
+# By columns; two leaves jointly; by layer and channel; two of the three thirds of a leaf jointly.
+GROUPS = Groups(
+    [
+        Group([Member("k", 1)]),
+        Group([Member("s"), Member("b")]),
+        Group([Member("stack", (0, 2))]),
+        Group(Member("qkv", 2, (3, 3, 2), [(1, i, i + 1)]) for i in (0, 2)),
+    ]
+)
 RATE = jnp.float32(0.3)
+SHAPES = {"k": (3, 2), "s": (4,), "b": (4,), "head": (5,), "stack": (2, 4, 3), "qkv": (3, 6)}
 
 
 def tree(seed):
     rng = np.random.default_rng(seed)
-    return {n: jnp.asarray(rng.standard_normal(s), jnp.float32)
-            for n, s in {"k": (3, 2), "s": (4,), "b": (4,), "head": (5,)}.items()}  # fmt: skip
+    return {n: jnp.asarray(rng.standard_normal(s), jnp.float32) for n, s in SHAPES.items()}
 
 
 def vectors(t):
     t = jax.tree.map(lambda x: np.asarray(x, np.float64), t)
-    return [t["k"][:, 0], t["k"][:, 1], np.concatenate([t["s"], t["b"]])]
+    return [
+        *t["k"].T,
+        np.concatenate([t["s"], t["b"]]),
+        *(layer[:, i] for layer in t["stack"] for i in range(3)),
+        *(t["qkv"][:, [i, 4 + i]].ravel() for i in range(2)),
+    ]
+
+
+def rest(t):
+    return np.concatenate([np.asarray(t["head"]), np.asarray(t["qkv"][:, 2:4]).ravel()])
 
 
 def sgd(grads):
@@ -41,9 +58,9 @@ def test_against_numpy():
     np.testing.assert_allclose(got["effective_rate"], 0.3 / G, rtol=1e-5)
     np.testing.assert_allclose(got["spherical_gradient"], spherical, rtol=1e-5)
     np.testing.assert_allclose(got["angle"], np.arccos(cosines), rtol=1e-4)
-    whole = np.sqrt((spherical**2).sum() + np.sum(np.asarray(grads["head"]) ** 2))
+    whole = np.sqrt((spherical**2).sum() + np.sum(rest(grads) ** 2))
     np.testing.assert_allclose(got["spherical_gradient_whole"], whole, rtol=1e-5)
-    np.testing.assert_allclose(got["rest_gradient"], np.linalg.norm(grads["head"]), rtol=1e-5)
+    np.testing.assert_allclose(got["rest_gradient"], np.linalg.norm(rest(grads)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1e-7, 1e-3, 1.0])
@@ -85,7 +102,7 @@ def test_angle_past_a_right_one():
 def test_spherical_gradient_does_not_see_the_norm():
     """Gradient degree -1: w -> c w, grad -> grad / c."""
     params, grads = tree(0), tree(1)
-    c = jnp.array([0.1, 3.0, 50.0])
+    c = jnp.array([0.1, 3.0, 50.0, 1e-2, 1e2, 7.0, 1.0, 0.2, 0.3, 4.0, 5.0])
     here = measure.on_spheres(GROUPS, params, grads, sgd(grads), RATE)
     scaled = gr.rescale(GROUPS, params, c), gr.rescale(GROUPS, grads, 1 / c)
     there = measure.on_spheres(GROUPS, *scaled, sgd(grads), RATE)

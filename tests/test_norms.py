@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 import toys
-from test_transforms import GROUPS, loss, step, tree
+from test_transforms import GROUPS, UNITS, gradient, loss, step, tree
 
 from bnrate import groups as gr
 from bnrate import transforms as tf
@@ -25,14 +25,37 @@ def kept(rate):
 def test_by_group_uses_each_rate_on_its_side():
     grads = tree(1)
     _, updates, _ = step(by_group(0.5), tree(0), grads)
-    for path, update in gr.leaves(updates).items():
-        rate = 0.5 if path in GROUPS.paths else 0.01
-        np.testing.assert_allclose(update, -rate * gr.leaves(grads)[path], rtol=1e-6)
+    expected = gr.combine(
+        GROUPS, *(jax.tree.map(lambda g, r=r: -r * g, grads) for r in (0.5, 0.01))
+    )
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+
+
+def test_by_group_shows_each_side_its_entries_alone():
+    """The norm over a side, by which it is clipped, is that of its entries."""
+    params, grads = tree(0), tree(1)
+    clipped = {side: optax.clip_by_global_norm(1.0) for side in ("invariant", "rest")}
+    _, updates, _ = step(tf.by_group(GROUPS, **clipped), params, grads)
+    for of in (gr.members, gr.rest):
+        np.testing.assert_allclose(optax.tree.norm(of(GROUPS, updates)), 1.0, rtol=1e-5)
+        small = 1 / optax.tree.norm(of(GROUPS, grads))
+        scaled = jax.tree.map(lambda g, small=small: small * g, of(GROUPS, grads))
+        chex.assert_trees_all_close(of(GROUPS, updates), scaled, rtol=1e-5)
+
+
+def test_by_group_of_one_axis_is_a_partition():
+    """Where no leaf is split it is optax's, state and all."""
+    groups = Groups([*GROUPS][:3])
+    tx = by_group(0.5, groups)
+    assert set(tx.init(tree(0)).inner_states) == {"invariant", "rest"}
 
 
 def test_by_group_without_groups_trains_everything_as_rest():
     grads = tree(1)
-    _, updates, _ = step(by_group(0.5, Groups()), tree(0), grads)
+    with pytest.raises(ValueError, match=r"by_group got no groups, .* give allow_empty=True"):
+        by_group(0.5, Groups())
+    tx = tf.by_group(Groups(), invariant=optax.sgd(0.5), rest=optax.sgd(0.01), allow_empty=True)
+    _, updates, _ = step(tx, tree(0), grads)
     chex.assert_trees_all_close(updates, jax.tree.map(lambda g: -0.01 * g, grads))
 
 
@@ -42,6 +65,27 @@ def test_keep_norm_is_the_step_rescaled():
     factors = jnp.sqrt(gr.norm2(GROUPS, params) / gr.norm2(GROUPS, plain))
     chex.assert_trees_all_close(rescaled, gr.rescale(GROUPS, plain, factors), rtol=1e-5)
     np.testing.assert_array_equal(rescaled["head"], plain["head"])
+
+
+def test_columns_of_a_stack_keep_their_norms_under_adam(key):
+    """Each channel of each layer, and each head, over 400 steps."""
+    tx, params = optax.chain(optax.adam(1e-3), tf.keep_norm(GROUPS)), tree(0)
+
+    def body(carry, k):
+        noise = jax.tree.map(lambda p: jax.random.normal(k, p.shape), params)
+        grads = jax.tree.map(jnp.add, gradient(carry[0]), noise)
+        new, _, state = step(tx, carry[0], grads, carry[1])
+        return (new, state), None
+
+    with jax.numpy_dtype_promotion("standard"):  # optax's adam promotes
+        many = jax.jit(lambda start: jax.lax.scan(body, start, jax.random.split(key, 400))[0])
+        end, _ = many((params, tx.init(params)))
+    for norms in (
+        lambda t: jnp.linalg.norm(t["stack"], axis=1),
+        lambda t: jnp.linalg.norm(t["qkv"][:, :4].reshape(3, 2, 2), axis=(0, 2)),
+    ):
+        np.testing.assert_allclose(norms(end), norms(params), rtol=1e-5)
+    assert jnp.max(jnp.abs(end["stack"] - params["stack"])) > 0.05
 
 
 @pytest.mark.parametrize("short_of_zero", [1e-2, 1e-4])
@@ -68,12 +112,12 @@ def test_units_without_a_direction_stay_or_end_at_zero():
     assert jnp.all(jnp.isnan(nan["n"]["scale"]))
 
 
-@pytest.mark.parametrize("radius", [0.5, jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])])
+@pytest.mark.parametrize("radius", [0.5, jnp.arange(1.0, UNITS + 1)])
 def test_set_norm_sets_the_norm_and_keeps_the_direction(radius):
     params, grads = tree(0), tree(1)
     new, _, _ = step(optax.chain(optax.sgd(0.3), tf.set_norm(GROUPS, radius)), params, grads)
     plain, _, _ = step(optax.sgd(0.3), params, grads)
-    np.testing.assert_allclose(jnp.sqrt(gr.norm2(GROUPS, new)), jnp.full(5, radius), rtol=1e-6)
+    np.testing.assert_allclose(jnp.sqrt(gr.norm2(GROUPS, new)), jnp.full(UNITS, radius), rtol=1e-6)
     chex.assert_trees_all_close(
         gr.unit_vectors(GROUPS, new), gr.unit_vectors(GROUPS, plain), rtol=1e-5
     )
@@ -120,7 +164,7 @@ def test_bounded_norm_goes_where_the_rule_goes_alone(rule):
             free, _, states[0] = step(txs[0], free, state=states[0])
             held, _, states[1] = step(txs[1], held, state=states[1])
         for path, unit in gr.members(GROUPS, gr.unit_vectors(GROUPS, free)).items():
-            theirs = gr.leaves(gr.unit_vectors(GROUPS, held))[path]
+            theirs = gr.members(GROUPS, gr.unit_vectors(GROUPS, held))[path]
             np.testing.assert_allclose(unit, theirs, atol=1e-12)
         np.testing.assert_allclose(gr.norm2(GROUPS, held), norms, rtol=1e-13)
         assert np.all(abs(gr.norm2(GROUPS, free) / norms - 1) > 0.01)

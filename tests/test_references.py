@@ -15,7 +15,7 @@ from references.gradients import GRADIENTS, SHAPE
 from bnrate import transforms
 from bnrate.groups import Group, Groups, Member
 
-COLUMNS = Groups([Group([Member("W", axis=1)])])
+COLUMNS = Groups([Group([Member("W", axes=1)])])
 EXACT, ROUNDED = 1e-12, 2e-6  # of the largest entry, in float64 and in float32
 PROBLEMS = list(GRADIENTS)
 
@@ -307,7 +307,7 @@ def test_adagrad_norm_of_single_entries_is_adagrad():
 def adagrad_of_entries(lr, eps, initial_accumulator_value):
     """Units of one entry each; ours has no eps, and takes the root of the initial value."""
     assert eps == 0
-    entries = Groups([Group([Member("W", axis=0)])])
+    entries = Groups([Group([Member("W", axes=0)])])
     initial = math.sqrt(initial_accumulator_value)
     tx = optax.chain(transforms.adagrad_norm(entries, initial), optax.sgd(lr))
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 import toys
-from test_transforms import GROUPS, loss, step, tree
+from test_transforms import GROUPS, UNITS, loss, step, tree
 
 from bnrate import groups as gr
 from bnrate import transforms as tf
@@ -31,7 +31,7 @@ def unit_norms2():
 
 
 def wngrad(squares, delayed):
-    b, divisors = np.ones(5), []
+    b, divisors = np.ones(UNITS), []
     for square in squares:
         after = b + square / b
         divisors.append(b if delayed else after)

@@ -23,8 +23,13 @@ GROUPS = Groups(
     [
         Group([Member("a/kernel", 1)]),
         Group([Member("n/bias"), Member("n/scale")]),
+        Group([Member("stack", axes=(0, 2))]),  # each channel of each layer
+        # Of a fused kernel the first third by heads, the second as a whole, the last not at all.
+        Group([Member("qkv", 2, (3, 3, 2, 2), [(1, 0, 1)])]),
+        Group([Member("qkv", (), (3, 3, 4), [(1, 1, 2)])]),
     ]
 )
+UNITS = 4 + 1 + 8 + 2 + 1
 
 
 class Rule(NamedTuple):
@@ -171,7 +176,10 @@ def having(**claims):
 
 def tree(seed, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
-    shapes = {"a": {"kernel": (6, 4)}, "n": {"bias": (4,), "scale": (4,)}, "head": (4, 2)}
+    shapes = {
+        "a": {"kernel": (6, 4)}, "n": {"bias": (4,), "scale": (4,)}, "head": (4, 2),
+        "stack": (2, 3, 4), "qkv": (3, 12),
+    }  # fmt: skip
     return jax.tree.map(
         lambda shape: jnp.asarray(rng.standard_normal(shape), dtype),
         shapes,
@@ -182,11 +190,22 @@ def tree(seed, dtype=jnp.float32):
 def loss(params):
     """A Rayleigh quotient in each unit, and a square of the rest."""
     params = jax.tree.map(units.widened, params)
-    spectrum = jnp.arange(1, 7, dtype=params["head"].dtype)[:, None]
-    kernel, pair = params["a"]["kernel"] ** 2, (params["n"]["bias"] ** 2, params["n"]["scale"] ** 2)
-    columns = jnp.sum(spectrum * kernel, 0) / jnp.sum(kernel, 0)
-    quotient = jnp.sum(pair[0] + 3 * pair[1]) / jnp.sum(pair[0] + pair[1])
-    return jnp.sum(columns) + quotient + jnp.sum((params["head"] - 1) ** 2)
+    q, k, v = jnp.split(params["qkv"], 3, 1)
+    columns = [
+        params["a"]["kernel"],
+        jnp.concatenate([params["n"]["bias"], params["n"]["scale"]])[:, None],
+        *params["stack"],
+        jnp.swapaxes(q.reshape(3, 2, 2), 1, 2).reshape(6, 2),  # each head a column
+        k.reshape(12, 1),
+    ]
+    quotients = sum(map(quotient, columns), jnp.zeros((), q.dtype))
+    return quotients + jnp.sum((params["head"] - 1) ** 2) + jnp.sum((v - 1) ** 2)
+
+
+def quotient(columns):
+    """The sum of a Rayleigh quotient of each column."""
+    spectrum = jnp.arange(1, len(columns) + 1, dtype=columns.dtype)[:, None]
+    return jnp.sum(jnp.sum(spectrum * columns**2, 0) / jnp.sum(columns**2, 0))
 
 
 gradient = jax.jit(jax.grad(loss))
@@ -211,12 +230,20 @@ def step(tx, params, grads=None, state=None):
     return optax.apply_updates(params, updates), updates, state
 
 
-def after_steps(tx, params, steps):
-    """The parameters after some steps on `loss`."""
-    state = tx.init(params)
-    for _ in range(steps):
-        params, _, state = step(tx, params, state=state)
-    return params
+def after_steps(rule, steps):
+    """(rate, c, parameters) -> those after some steps on `loss`: one program for all."""
+
+    @jax.jit
+    def stepped(rate, c, params, state):
+        return step(rule(rate, c=c), params, state=state)[::2]
+
+    def run(rate, c, params):
+        state = jax.jit(lambda rate, c, params: rule(rate, c=c).init(params))(rate, c, params)
+        for _ in range(steps):
+            params, state = stepped(rate, c, params, state)
+        return params
+
+    return run
 
 
 @having()
@@ -277,8 +304,13 @@ def test_optax_wraps_it(rule):
 def test_the_rest_passes_unchanged(rule):
     grads = tree(1)
     _, updates, _ = step(rule(0.1), tree(0), grads)
-    np.testing.assert_array_equal(updates["head"], grads["head"])
+    same_rest(updates, grads)
     assert not np.allclose(updates["a"]["kernel"], grads["a"]["kernel"])
+    assert not np.allclose(updates["qkv"][:, 4:8], grads["qkv"][:, 4:8])
+
+
+def same_rest(a, b):
+    chex.assert_trees_all_equal(gr.rest(GROUPS, a), gr.rest(GROUPS, b))
 
 
 BARE = {
@@ -296,8 +328,9 @@ def test_the_rest_passes_unchanged_in_a_chain(bare):
     grads = tree(1)
     _, updates, state = step(bare(GROUPS), tree(0), grads)
     _, updates, _ = step(bare(GROUPS), tree(0), grads, state)
-    np.testing.assert_array_equal(updates["head"], grads["head"])
+    same_rest(updates, grads)
     assert not np.allclose(updates["a"]["kernel"], grads["a"]["kernel"])
+    assert not np.allclose(updates["qkv"][:, 4:8], grads["qkv"][:, 4:8])
     nothing, _ = bare(Groups()).update(grads, bare(Groups()).init(tree(0)), tree(0), **NO_UNITS)
     chex.assert_trees_all_equal(nothing, grads)
 
@@ -315,9 +348,9 @@ def test_rescaling_law(rule):
     """Weights c times as long, and the rate that goes with them: the same directions."""
     params, c = tree(0), 8.0
     longer = gr.rescale(GROUPS, params, jnp.full(len(gr.units(GROUPS, params)), c))
-    here = after_steps(rule(0.1), params, 3)
-    there = after_steps(rule(0.1 * c**rule.exponent, c=c), longer, 3)
-    ends = [gr.leaves(gr.unit_vectors(GROUPS, end)) for end in (here, there)]
+    run = after_steps(rule, 3)
+    here, there = run(0.1, 1.0, params), run(0.1 * c**rule.exponent, c, longer)
+    ends = [gr.members(GROUPS, gr.unit_vectors(GROUPS, end)) for end in (here, there)]
     for path in GROUPS.paths:
         np.testing.assert_allclose(ends[0][path], ends[1][path], atol=2e-5)
     moved = np.abs(ends[0]["a/kernel"] - gr.unit_vectors(GROUPS, params)["a"]["kernel"])
@@ -404,6 +437,22 @@ def test_nan_passes_through_and_stays_in_its_unit(rule):
         assert jnp.all(jnp.isfinite(new["a"]["kernel"][:, :2]))
     assert jnp.all(jnp.isfinite(new["n"]["scale"]))
     assert jnp.all(jnp.isfinite(new["head"]))
+
+
+@having()
+def test_nan_stays_in_its_part_of_a_leaf(rule):
+    """Of one layer's channel, and of one head."""
+    params, grads = tree(0), gradient(tree(0))
+    grads["stack"] = grads["stack"].at[1, 0, 2].set(jnp.nan)
+    grads["qkv"] = grads["qkv"].at[0, 3].set(jnp.nan)
+    new, _, _ = step(rule(0.1), params, grads)
+    assert jnp.any(jnp.isnan(new["stack"][1, :, 2]))
+    assert jnp.any(jnp.isnan(new["qkv"][:, 2:4]))
+    if not rule.spreads:
+        assert jnp.all(jnp.isfinite(jnp.delete(new["stack"].reshape(6, 4), 2, 1)))
+        assert jnp.all(jnp.isfinite(new["stack"][0]))
+        assert jnp.all(jnp.isfinite(new["qkv"][:, :2]))
+    assert jnp.all(jnp.isfinite(new["qkv"][:, 4:]))
 
 
 SCHEDULED = {
@@ -509,7 +558,10 @@ def standard_promotion():
 
 BAD = {
     "radius": (lambda: tf.set_norm(GROUPS, 0.0), r"the radius of set_norm must lie in \(0, inf\)"),
-    "radii": (lambda: tf.set_norm(GROUPS, jnp.array([1.0, -1, 1, 1, 1])), "the radius of set_norm"),
+    "radii": (
+        lambda: tf.set_norm(GROUPS, jnp.ones(UNITS).at[1].set(-1.0)),
+        "the radius of set_norm",
+    ),
     "rotation": (lambda: tf.rotational(GROUPS, -0.1), r"rotation of rotational must lie in \[0,"),
     "rotation's decay": (lambda: tf.rotational(GROUPS, 0.1, 1.0), "decay of rotational"),
     "rate": (lambda: tf.riemannian_sgd(GROUPS, -1.0), "learning_rate of riemannian_sgd"),
@@ -532,9 +584,9 @@ BAD = {
 
 
 PER_UNIT = {
-    "set_norm": (lambda: tf.set_norm(GROUPS, jnp.ones(3)), "the radius must be one number or 5"),
-    "wngrad": (lambda: tf.wngrad(GROUPS, jnp.ones(3)), "initial must be one number or 5"),
-    "gdnp": (lambda: tf.gdnp(GROUPS, jnp.ones(3)), "smoothness must be one number or 5"),
+    "set_norm": (lambda: tf.set_norm(GROUPS, jnp.ones(3)), "the radius must be one number or 16"),
+    "wngrad": (lambda: tf.wngrad(GROUPS, jnp.ones(3)), "initial must be one number or 16"),
+    "gdnp": (lambda: tf.gdnp(GROUPS, jnp.ones(3)), "smoothness must be one number or 16"),
 }
 
 

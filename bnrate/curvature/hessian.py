@@ -70,7 +70,7 @@ class _Operator(NamedTuple):
     """The Hessian at a point, on flat vectors."""
 
     product: lanczos.Operator
-    project: lanczos.Operator  # onto the tangent space
+    project: lanczos.Operator  # onto the tangent space of what varies
     size: int
     dtype: jnp.dtype
 
@@ -228,8 +228,10 @@ def _block_norm(
     return jnp.sqrt(scale) * jnp.sqrt(largest)
 
 
-def _operator(loss: Loss, point: PyTree, groups: gr.Groups) -> _Operator:
-    """The Hessian at a point, in the widest dtype of its leaves."""
+def _operator(
+    loss: Loss, point: PyTree, groups: gr.Groups, varying: PyTree | None = None
+) -> _Operator:
+    """The Hessian at a point, in the widest dtype of its leaves; `varying` is 0 for what stays."""
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(point)]
     dtype = jnp.dtype(jnp.float64 if jnp.float64 in dtypes else jnp.float32)
     wide = jax.tree.map(lambda leaf: leaf.astype(dtype), point)
@@ -239,7 +241,8 @@ def _operator(loss: Loss, point: PyTree, groups: gr.Groups) -> _Operator:
         return loss(jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), unravel(x), point))
 
     def project(x: Array) -> Array:
-        return ravel_pytree(gr.tangent(groups, wide, unravel(x)))[0]
+        x = ravel_pytree(gr.tangent(groups, wide, unravel(x)))[0]
+        return x if varying is None else jnp.where(ravel_pytree(varying)[0] > 0, x, 0)
 
     _, product = jax.linearize(gradient_of(of_flat, flat), flat)
     return _Operator(product, project, flat.size, dtype)
@@ -247,33 +250,42 @@ def _operator(loss: Loss, point: PyTree, groups: gr.Groups) -> _Operator:
 
 def _restricted(
     loss: Loss, params: PyTree, groups: gr.Groups, part: Part
-) -> tuple[Loss, PyTree, gr.Groups]:
-    """The loss of some leaves while the others stay: loss, leaves by path, their groups."""
+) -> tuple[Loss, PyTree, gr.Groups, PyTree | None]:
+    """The loss of some leaves while the others stay: loss, leaves by path, their groups.
+
+    Last comes what varies of these leaves, if it is not all: 1 in its place, and 0 elsewhere.
+    """
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, jnp.float32), params)
     if part is None:
-        paths, inside = list(gr.leaves(params)), groups
+        varying, inside = gr.leaves(ones), groups
     elif part == gr.REST:
-        paths, inside = list(gr.rest(groups, params)), gr.Groups()
+        varying, inside = gr.rest(groups, ones), gr.Groups()
     elif part == gr.INVARIANT:
-        paths, inside = list(groups.paths), groups
+        varying, inside = gr.members(groups, ones), groups
     elif isinstance(part, gr.Group) and part in groups:
-        paths, inside = [member.path for member in part.members], gr.Groups([part])
+        inside = gr.Groups([part])
+        varying = gr.members(inside, ones)
     else:
         names = ", ".join(f"'{group.name}'" for group in groups)
         raise ValueError(
             f"part must be None, 'invariant', 'rest' or one of the groups ({names}), got {part!r}"
         )
-    if not paths:
+    if not varying:
         raise ValueError(f"there are no parameters in the part {part!r}, so no second derivative")
     found = gr.leaves(params)
-    some = {path: found[path] for path in paths}
-    return lambda new: loss(gr.replace(params, new)), some, inside
+    some = {path: found[path] for path in varying}
+    restricted = lambda new: loss(gr.replace(params, new))  # noqa: E731
+    return restricted, some, inside, varying if groups.in_parts and part else None
 
 
 def _blocks_of_entries(groups: gr.Groups, tree: PyTree) -> Int[Array, " n"]:
     """The number of the unit that each entry of the flat parameters is in; the rest counts last."""
     m = len(gr.units(groups, tree))
-    shapes = gr.leaves(tree)
-    of_rest = jax.tree.map(lambda leaf: jnp.full(leaf.shape, m, jnp.float32), tree)
-    of_units = {path: jnp.ones(shapes[path].shape, jnp.float32) for path in groups.paths}
-    numbered = gr.rescale(groups, gr.replace(of_rest, of_units), jnp.arange(m, dtype=jnp.float32))
+    of_rest, of_units = (
+        jax.tree.map(lambda leaf, value=value: jnp.full(leaf.shape, value, jnp.float32), tree)
+        for value in (m, 1)
+    )
+    numbered = gr.rescale(
+        groups, gr.combine(groups, of_units, of_rest), jnp.arange(m, dtype=jnp.float32)
+    )
     return ravel_pytree(numbered)[0].astype(jnp.int32)

@@ -93,7 +93,7 @@ def _gd_bounds(ds: "xr.Dataset", problem: str) -> "xr.Dataset":
     more = {"bound_sum": (), "bound_least": ("step",), "bound_norm2": ("group",)}
     return (
         _dataset(arrays, {name: (*dims, *last) for name, last in more.items()})
-        .assign_coords(group=list(one.groups.paths))
+        .assign_coords(group=list(run.coords["group"]))
         .reindex(group=ds["group"])
     )
 

@@ -95,6 +95,9 @@ def setting_run(config: Config, data: datasets.Data, rule: str, groups: gr.Group
 
 def _sgd(groups: gr.Groups, projected: bool, rates: train.Rates) -> optax.GradientTransformation:
     plain = transforms.by_group(
-        groups, invariant=optax.sgd(rates.invariant), rest=optax.sgd(rates.rest)
+        groups,
+        invariant=optax.sgd(rates.invariant),
+        rest=optax.sgd(rates.rest),
+        allow_empty=True,  # one setting has no normalisation
     )
     return optax.chain(plain, transforms.keep_norm(groups)) if projected else plain

@@ -20,7 +20,7 @@ def inner(groups: Groups, a: PyTree, b: PyTree) -> Float[Array, " units"]:
         floats, has no such axes, shape or part, or differs in its units' number from its group's
         other members; parts of one leaf overlap.
     """
-    found_a, found_b = _views.check(groups, a), _views.check_alike(groups, a, b)
+    found_a, found_b = _views.check_alike(groups, a, b)
     dtypes = [leaf.dtype for found in (found_a, found_b) for leaf in found.values()]
     dtype = jnp.float64 if jnp.float64 in dtypes else jnp.float32
 

@@ -40,7 +40,7 @@ def rest(groups: Groups, tree: PyTree) -> dict[str, Any]:
 
 def combine(groups: Groups, inside: PyTree, outside: PyTree) -> PyTree:
     """A tree with the entries of the groups from `inside` and all others from `outside`."""
-    found, others = _views.check_alike(groups, outside, inside), leaves(outside)
+    others, found = _views.check_alike(groups, outside, inside)
     new = {path: _views.select(groups, path, leaf, others[path]) for path, leaf in found.items()}
     return replace(outside, new)
 

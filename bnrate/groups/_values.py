@@ -164,6 +164,11 @@ class Groups:
         """The paths of all members, each once, in order."""
         return tuple(self.by_path)
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether some member is only a part of its leaf."""
+        return any(member.part for group in self for member in group.members)
+
     def whole(self) -> "Groups":
         """The same groups without unit axes: each group is one unit."""
         return Groups(

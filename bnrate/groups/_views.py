@@ -27,7 +27,7 @@ def check(groups: Groups, tree: PyTree) -> dict[str, Any]:
     if not isinstance(groups, Groups):
         raise TypeError(f"expected Groups, got {type(groups).__name__}; detect's are in .groups")
     everything = leaves(tree)
-    for path, members in groups.by_path.items():
+    for path in groups.paths:
         if path not in everything:
             known = ", ".join(f"'{path}'" for path in list(everything)[:8]) or "no leaves at all"
             more = ", ..." if len(everything) > 8 else ""
@@ -39,28 +39,22 @@ def check(groups: Groups, tree: PyTree) -> dict[str, Any]:
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
             raise ValueError(f"leaf '{path}' must be an array of floats, got {dtype}")
-        _check_members(members, jnp.shape(leaf))
     found = {path: everything[path] for path in groups.paths}
-    for group in groups:
-        shapes = {m.name: unit_shape(m, jnp.shape(found[m.path])) for m in group.members}
-        if len(set(shapes.values())) > 1:
-            raise ValueError(
-                f"the unit axes of group '{group.name}' differ in length ({shapes}); "
-                "units are scaled index by index together"
-            )
+    _unit_counts(groups, _shapes(found))
     return found
 
 
-def check_alike(groups: Groups, a: PyTree, b: PyTree) -> dict[str, Any]:
-    """The members' leaves of `b`, after a check that they have the shapes of those of `a`."""
-    shapes = {path: leaf.shape for path, leaf in check(groups, a).items()}
-    found = check(groups, b)
-    for path, leaf in found.items():
-        if leaf.shape != shapes[path]:
+def check_alike(groups: Groups, a: PyTree, b: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The members' leaves of both trees, after a check that they have the same shapes."""
+    found = check(groups, a)
+    others = found if a is b else check(groups, b)
+    for path, leaf in others.items():
+        if leaf.shape != found[path].shape:
             raise ValueError(
-                f"leaf '{path}' has shape {shapes[path]} in one tree and {leaf.shape} in the other"
+                f"leaf '{path}' has shape {found[path].shape} in one tree and {leaf.shape} in the "
+                "other"
             )
-    return found
+    return found, others
 
 
 def unit_shape(member: Member, shape: Shape) -> Shape:
@@ -74,10 +68,9 @@ def entries(member: Member, shape: Shape) -> int:
     return math.prod(_lengths(member, shape))
 
 
-def sizes(groups: Groups, found: Mapping[str, Any]) -> list[int]:
+def sizes(groups: Groups, found: Mapping[str, Any]) -> tuple[int, ...]:
     """The number of units of each group."""
-    first = [group.members[0] for group in groups]
-    return [math.prod(unit_shape(m, jnp.shape(found[m.path]))) for m in first]
+    return _unit_counts(groups, _shapes(found))
 
 
 def covered(members: tuple[Member, ...], shape: Shape) -> bool:
@@ -144,7 +137,31 @@ def outside(groups: Groups, path: str, leaf: Any) -> Any:
     return jnp.where(_mask(groups.by_path[path], leaf.shape), _zero(leaf), leaf)
 
 
-@functools.lru_cache(maxsize=4096)
+def _shapes(found: Mapping[str, Any]) -> tuple[Shape, ...]:
+    return tuple([jnp.shape(leaf) for leaf in found.values()])
+
+
+@functools.lru_cache
+def _unit_counts(groups: Groups, shapes: tuple[Shape, ...]) -> tuple[int, ...]:
+    """The number of units of each group, after a check that the members fit leaves of these shapes.
+
+    It is cached because tracing a rule asks dozens of times.
+    """
+    shape_of = dict(zip(groups.paths, shapes, strict=True))
+    for path, members in groups.by_path.items():
+        _check_members(members, shape_of[path])
+    counts = []
+    for group in groups:
+        found = {m.name: unit_shape(m, shape_of[m.path]) for m in group.members}
+        if len(set(found.values())) > 1:
+            raise ValueError(
+                f"the unit axes of group '{group.name}' differ in length ({found}); "
+                "units are scaled index by index together"
+            )
+        counts.append(math.prod(next(iter(found.values()))))
+    return tuple(counts)
+
+
 def _check_members(members: tuple[Member, ...], shape: Shape) -> None:
     """Refuse members of one leaf that do not fit its shape, or that overlap."""
     for member in members:

@@ -63,7 +63,7 @@ def bn_network(x: ArrayLike, labels: ArrayLike, widths: Sequence[int]) -> Proble
 
     return full_batch(
         init=init,
-        groups=Groups(Group([Member(f"layer{i}/kernel", axis=1)]) for i in range(len(widths))),
+        groups=Groups(Group([Member(f"layer{i}/kernel", axes=1)]) for i in range(len(widths))),
         mean=_mean,
         gradient=jax.grad(_mean),
     )

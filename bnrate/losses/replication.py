@@ -26,12 +26,12 @@ def replicas(problem: Problem, count: int) -> Problem:
       count: of replicas.
 
     Raises:
-      ValueError: count is below 1, or a group has a unit axis.
+      ValueError: count is below 1, or a group has unit axes, a view or parts.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1 replica, got {count}")
     if problem.groups != problem.groups.whole():
-        raise ValueError("replicas are units themselves: the groups must have no unit axis")
+        raise ValueError("replicas are units themselves: the groups must have no unit axes")
 
     def init(key: Array) -> tuple[PyTree, Data]:
         params, data = problem.init(key)

@@ -67,7 +67,7 @@ def auto(
         Array(0.72, dtype=float32)
 
     Args:
-      groups: the invariant ones; all other leaves are the rest.
+      groups: the invariant ones; all other entries are the rest.
       rate: of the invariant groups.
       steady: that many steps pass before the rate of the rest falls much: it is that above times
         (1 + t / steady)^-1/2.  Infinity where a batch is all that is minimised, without noise.
@@ -122,11 +122,11 @@ def auto(
         of_rest = jnp.where(curvature <= 0, of_groups, 2 * (1 - safety) / known)
         of_rest = of_rest * jax.lax.rsqrt(1 + state.steps.astype(of_rest.dtype) / steady)
 
-        def scaled(label: str, leaf: Array) -> Array:
-            return leaf * -(of_groups if label == gr.INVARIANT else of_rest).astype(leaf.dtype)
-
-        new = jax.tree.map(scaled, gr.labels(groups, updates), updates)
-        return new, AutoState(incremented(state.steps), curvature)
+        inside, outside = (
+            jax.tree.map(lambda leaf, by=by: leaf * -by.astype(leaf.dtype), updates)
+            for by in (of_groups, of_rest)
+        )
+        return gr.combine(groups, inside, outside), AutoState(incremented(state.steps), curvature)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -145,16 +145,18 @@ def _curvature(
     def of_rest(x: Array) -> Array:
         given = gr.rest(groups, params)
         moved = {path: leaf.astype(given[path].dtype) for path, leaf in unravel(x).items()}
-        return loss(gr.replace(params, moved))
+        return loss(gr.combine(groups, params, gr.replace(params, moved)))
 
     _, product = jax.linearize(jax.grad(of_rest), flat)
     start = jax.random.normal(jax.random.fold_in(jax.random.key(0), seed), flat.shape, flat.dtype)
+    if groups.in_parts:  # their entries in leaves of the rest do not count
+        start = start * ravel_pytree(_rest(groups, jax.tree.map(jnp.ones_like, params)))[0]
     found = lanczos.ritz(product, start, iterations)
     return found.values[-1] + found.residuals[-1]
 
 
 def _rest(groups: gr.Groups, params: optax.Params) -> dict[str, Array]:
-    """The leaves outside the groups, in float32 or wider."""
+    """The leaves outside the groups, in float32 or wider; zero where entries are inside."""
     found = {}
     for path, leaf in gr.rest(groups, params).items():
         if not jnp.issubdtype(leaf.dtype, jnp.floating):

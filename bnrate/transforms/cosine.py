@@ -160,7 +160,7 @@ def _guessing(
         grads: Members, state: CosineState, params: Members, **extra_args
     ) -> tuple[Members, CosineState]:
         del extra_args
-        steps, updates = incremented(state.steps), {}
+        steps, updates = incremented(state.steps), dict(grads)
         wanted, inner = direction(grads, state.inner, steps)
         for group in groups:
             one = gr.Groups([group])
@@ -168,7 +168,8 @@ def _guessing(
             d, ratio = _without_radial(one, g, w, d, guess)
             rate = at_step(learning_rate, state.steps, ratio)
             decayed = scaled(one, w, -rate * weight_decay * ratio)
-            updates |= plus(scaled(one, d, -rate), decayed)
+            others = {path: updates[path] for path in d}
+            updates |= gr.combine(one, plus(scaled(one, d, -rate), decayed), others)
         return updates, CosineState(steps, inner)
 
     return unitwise(guess.name, groups, init, update)

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from bnrate import groups as gr
 from bnrate.ranges import in_range
 
 Scalar = Float[Array, ""] | float  # a number, perhaps known only to a compiled program
-Members = dict[str, Array]  # the leaves of all groups by path, in float32 or wider
+# The leaves of all groups by path, in float32 or wider; zero where entries are in no group.
+Members = dict[str, Array]
 
 
 def unitwise(
@@ -23,9 +24,11 @@ def unitwise(
     init: Callable[[Members], optax.OptState],
     update: Callable[..., tuple[Members, optax.OptState]],
 ) -> optax.GradientTransformationExtraArgs:
-    """A transformation of the groups' leaves; all others pass unchanged.
+    """A transformation of the groups' entries; all others pass unchanged.
 
-    What is computed and remembered is in float32 or wider; the updates keep their dtypes.
+    Of a leaf of which only parts are in groups, `init` and `update` see zeros for the other
+    entries, and what they make of these is dropped.  What is computed and remembered is in float32
+    or wider; the updates keep their dtypes.
 
     Args:
       name: of the rule, for its errors.
@@ -38,7 +41,7 @@ def unitwise(
     """
 
     def init_all(params: optax.Params) -> optax.OptState:
-        return init(_widened(groups, params))
+        return init(_widened(gr.members(groups, params)))
 
     def update_all(
         updates: optax.Updates,
@@ -55,9 +58,7 @@ def unitwise(
                     f"{name} was given updates of shape {leaf.shape} for leaf '{path}', whose "
                     f"parameters have shape {weights[path].shape}"
                 )
-        new, after = update(
-            _widened(groups, updates), state, _widened(groups, params), **extra_args
-        )
+        new, after = update(_widened(given), state, _widened(weights), **extra_args)
         # Hyperparameters may be wider than what they meet; a loop can carry only what stays alike.
         after = jax.tree.map(
             lambda leaf, before: leaf if leaf.dtype == before.dtype else leaf.astype(before.dtype),
@@ -165,5 +166,5 @@ def widened(leaf: Array) -> Array:
     return leaf if leaf.dtype == jnp.float64 else leaf.astype(jnp.float32)
 
 
-def _widened(groups: gr.Groups, tree: PyTree) -> Members:
-    return {path: widened(leaf) for path, leaf in gr.members(groups, tree).items()}
+def _widened(members: Members) -> Members:
+    return {path: widened(leaf) for path, leaf in members.items()}
