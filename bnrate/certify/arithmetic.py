@@ -71,7 +71,7 @@ def with_epsilon(ledger: Ledger, a: Block, epsilon: Block, what: str, *, above: 
     """
     a = unmarked(ledger, a)
     eps, hard = ledger.epsilon(a.scale, epsilon.facts.literal or 0.0, what)
-    pending = Pending(eps, eps, hard, a.over, a.varies, a.facts.nonzero)
+    pending = Pending(eps, eps, hard, (a.zeros,))
     result = made((a, epsilon), a.scale, a.shift, facts=Facts(nonnegative=above, nonzero=above))
     return awaiting(result, a.soft, (*a.facts.pending, pending))
 
@@ -165,11 +165,11 @@ def multiply(ledger: Ledger, a: Block, b: Block) -> Block:
         return result
     left: list[Pending] = []
     for x, other in ((a, b), (b, a)):
-        for p in x.facts.pending:  # where it matters, the other factor may be zero
-            if p.over and meet(p.over, other.factors):
-                soft |= p.met
-            else:
-                left.append(p)
+        for p in x.facts.pending:
+            # Where it matters, the other factor may be zero.
+            zeros = tuple(z for z in p.zeros if not meet(z.over, other.factors))
+            soft |= 0 if zeros else p.met
+            left += [p._replace(zeros=zeros)] if zeros else []
     return awaiting(result, soft, left)
 
 
@@ -364,10 +364,13 @@ def excused(a: Block) -> Block:
     """
     if not a.facts.pending:
         return a
-    soft = a.soft
+    soft, left = a.soft, []
     for p in a.facts.pending:
-        soft |= p.eps if p.nonzero else 0
-    return awaiting(a, soft, (p for p in a.facts.pending if not p.nonzero))
+        if all(zeros.null for zeros in p.zeros):
+            soft |= p.eps
+        else:
+            left.append(p)
+    return awaiting(a, soft, left)
 
 
 def _rational(ledger: Ledger, number: float) -> Fraction:

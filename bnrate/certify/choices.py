@@ -12,7 +12,7 @@ from jax.extend.core import JaxprEqn
 
 from bnrate.certify import fields
 from bnrate.certify.arithmetic import awaiting, with_epsilon
-from bnrate.certify.facts import Facts, Guard, Pending, meet
+from bnrate.certify.facts import NO_REFS, Facts, Guard, Pending, meet
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import (
     TINY,
@@ -99,12 +99,16 @@ def clamp(ledger: Ledger, eqn: JaxprEqn, low: Block, a: Block, high: Block) -> B
     return either(ledger, "values that scale differently are clamped", low, a, high)
 
 
-def select(ledger: Ledger, predicate: Block, *cases: Block) -> Block:
+def select(
+    ledger: Ledger,
+    predicate: Block,
+    *cases: Block,
+    what: str = "a choice of values that scale differently",
+) -> Block:
     """The case that the predicate names, index by index."""
     if (number := predicate.facts.literal) is not None:
         return stretched(cases[int(number)], axes_of(predicate, *cases))
     predicate = fixed(ledger, predicate, "a condition")
-    what = "a choice of values that scale differently"
     guard = predicate.facts.guard
     if guard and len(cases) == 2:
         usual, other = cases[int(guard.usually)], cases[1 - int(guard.usually)]
@@ -131,25 +135,26 @@ def _guarded(
         usual = unmarked(ledger, usual)
     difference = fields.add(other.scale, usual.scale, -1)
     eps, hard = ledger.epsilon(difference, other.facts.literal or 0.0, "a guard against zero")
-    idle = other.facts.wild or meet(guard.over, other.factors)
+    idle = other.facts.wild or all(meet(z.over, other.factors) for z in guard.zeros)
     if idle and not guard.eps:
-        eps = hard = 0  # where the value is zero, so is what is chosen there
+        eps = hard = 0  # where the other case is chosen it is zero
+    of = {zeros.of for zeros in guard.zeros} - {None}
     soft, pending = usual.soft | other.soft | guard.soft, list(other.facts.pending)
     for p in usual.facts.pending:
-        if guard.of in p.over:  # where it matters, the other case is chosen
-            soft |= p.met
-        else:
-            pending.append(p)
-    if guard.nonzero and not guard.eps:
+        # Where it matters, the other case may be chosen.
+        zeros = tuple(z for z in p.zeros if of.isdisjoint(z.over))
+        soft |= 0 if zeros else p.met
+        pending += [p._replace(zeros=zeros)] if zeros else []
+    zeros = tuple(z for z in guard.zeros if guard.eps or not z.null)
+    if not zeros:
         soft |= eps  # a null set
     elif hard or guard.hard:
-        met = guard.eps and eps | guard.eps
-        pending.append(Pending(
-            eps | guard.eps, met, hard | guard.hard, guard.over, guard.varies, guard.nonzero
-        ))  # fmt: skip
+        null = len(zeros) < len(guard.zeros)
+        met = eps | guard.eps if guard.eps or null else 0
+        pending.append(Pending(eps | guard.eps, met, hard | guard.hard, zeros))
     facts = Facts(
         nonnegative=usual.facts.nonnegative and other.facts.nonnegative,
-        nonzero=other.facts.nonzero and (usual.facts.nonzero or guard.of in usual.over),
+        nonzero=other.facts.nonzero and (usual.facts.nonzero or not of.isdisjoint(usual.over)),
         factors=usual.factors if idle else frozenset(),
     )  # fmt: skip
     chosen = made((predicate, usual, other), usual.scale, facts=facts)
@@ -164,24 +169,17 @@ def compare(ledger: Ledger, eqn: JaxprEqn, a: Block, b: Block) -> Block:
     number, x, other = b.facts.literal, a, b
     if number is None:
         number, x, other, name = a.facts.literal, b, a, _MIRRORED.get(name, name)
-    usually, ref = _USUALLY[name], x.facts.symbol and x.facts.symbol[1]
-    if number == 0 and (x.facts.nonnegative or name in ("eq", "ne")):
-        return made(
-            (a, b),
-            facts=Facts(
-                guard=Guard(usually, ref, cons_of(a, b), 0, 0, x.over, x.varies, x.facts.nonzero)
-            ),
-        )
+    signless = name in ("eq", "ne")
+    if number == 0 and (signless or (x.facts.nonnegative and name in ("gt", "le"))):
+        guard = Guard(_USUALLY[name], cons_of(a, b), 0, 0, (x.zeros,))
+        return made((a, b), facts=Facts(guard=guard))
     if a.facts.wild or b.facts.wild:
         return made((a, b))
     if number is not None and 0 < number <= TINY and x.scale and x.facts.nonnegative:
         x = unmarked(ledger, x)
         eps, hard = ledger.epsilon(x.scale, number, "a comparison with an epsilon")
-        guard = Guard(
-            usually, ref, x.cons | other.cons, eps, hard, x.over, x.varies, x.facts.nonzero
-        )
-        test = made((a, b), cons=x.cons | hard, facts=Facts(guard=guard))
-        return test if name not in ("eq", "ne") else test.only_knowing()
+        guard = Guard(_USUALLY[name], x.cons | other.cons, eps, hard, (x.zeros,))
+        return made((a, b), cons=x.cons | hard, facts=Facts(guard=None if signless else guard))
     what = "a comparison of values that scale differently"
     return made((a, b), cons=ledger.vanish(fields.add(b.scale, a.scale, -1), what))
 
@@ -194,14 +192,15 @@ def negation(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
 
 
 def both(ledger: Ledger, eqn: JaxprEqn, a: Block, b: Block) -> Block:
-    """And, or: guards that are usually alike are one guard, of all that they are over."""
+    """Or of what is usually false, and of what is usually true: a guard of all their zeros."""
     result = invariant(ledger, eqn, a, b)
     x, y = a.facts.guard, b.facts.guard
     if x is None or y is None or x.usually != y.usually:
         return result
+    if x.usually != (eqn.primitive.name == "and"):
+        return result  # the opposite only where both are
     return result.knowing(guard=Guard(
-        x.usually, None, x.soft | y.soft, x.eps | y.eps, x.hard | y.hard,
-        x.over & y.over, x.varies | y.varies, x.nonzero and y.nonzero,
+        x.usually, x.soft | y.soft, x.eps | y.eps, x.hard | y.hard, (*x.zeros, *y.zeros)
     ))  # fmt: skip
 
 
@@ -235,8 +234,19 @@ def convert(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
         return a.only_knowing(a.facts._replace(literal=None, nonnegative=False, guard=None))
     if a.facts.literal is not None:
         return a.only_knowing(facts_of(float(np.asarray(a.facts.literal).astype(to))))
+    if to == jnp.float16 and before != jnp.float16 and _wide(before):
+        factors, positive = a.factors, a.facts.nonnegative  # small numbers become 0
+        facts = a.facts._replace(symbol=None, nonzero=False, over=NO_REFS, factors=factors)
+        return a.only_knowing(facts._replace(nonnegative=positive))
     if to == before or (_wide(to) and _wide(before)):
         return a
+    if (
+        not _wide(to)
+        and before == jnp.bool_
+        or not _wide(before)
+        and jnp.issubdtype(to, jnp.integer)
+    ):
+        return fixed(ledger, a, "a rounding").only_knowing(Facts(guard=a.facts.guard))
     if _wide(to):
         facts = Facts(nonnegative=before == jnp.bool_)
         return fixed(ledger, a, "a rounding").only_knowing(facts)

@@ -8,7 +8,7 @@ as an axis below zero, along which the body's values may vary from step to step.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bnrate.certify.choices import either
+from bnrate.certify.choices import either, select
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import joined, uniform
@@ -20,6 +20,7 @@ from bnrate.certify.values import (
     flattened,
     map_blocks,
     moved,
+    relabel,
     settle,
     still,
     unnamed,
@@ -61,15 +62,16 @@ def cond(read: Read) -> Callable[..., list[Value]]:
             last = len(eqn.params["branches"]) - 1
             chosen = eqn.params["branches"][min(max(int(number), 0), last)]
             return read(ledger, chosen, operands)
-        cons = _fixed_all(ledger, index, "a branch")
         results = [read(ledger, branch, operands) for branch in eqn.params["branches"]]
         what = "branches that scale differently"
-        return [
-            map_blocks(ledger, lambda *bs: either(ledger, what, *bs), *values).each(
-                lambda b: b.demanding(cons)
+
+        def chosen(*values: Value) -> Value:
+            at = relabel(index, (1,) * len(values[0].cuts), {})
+            return map_blocks(
+                ledger, lambda i, *blocks: select(ledger, i, *blocks, what=what), at, *values
             )
-            for values in zip(*results, strict=True)
-        ]
+
+        return [chosen(*values) for values in zip(*results, strict=True)]
 
     return rule
 

@@ -31,37 +31,51 @@ Refs = frozenset[Ref]
 NO_REFS: Refs = frozenset()
 
 
+class Zeros(NamedTuple):
+    """Where some value v is zero.
+
+    There the refs `over` are zero too.  v varies along `varies`; it is `of`, if it has a name.
+    `null`: this is a null set of parameters.
+    """
+
+    over: Refs
+    varies: frozenset[Position]
+    of: Ref | None
+    null: bool
+
+    def moved(self, where: Callable[[Position], Placement]) -> "Zeros":
+        """The same after a one-to-one change of positions."""
+        varies = frozenset(new for p in self.varies for new in where(p))
+        return Zeros(
+            _all_moved(self.over, where), varies, self.of and _moved(self.of, where), self.null
+        )
+
+
 class Pending(NamedTuple):
     """Constraints that are not needed if the next users of a value can do without them.
 
-    The block's statement holds without the constraints `hard` wherever some value v is not zero,
-    once the literals of the constraints `eps` are 0; if the block is multiplied by what is zero
-    where v is, without those of `met`.  The refs `over` are zero where v is; v varies along
-    `varies`; `nonzero`: it is zero on a null set only.
+    Off the `zeros` the block's statement holds without the constraints `hard`, once the literals of
+    the constraints `eps` are 0.  If the block is multiplied by what is zero at all zeros, it holds
+    everywhere once those of `met` are.
     """
 
     eps: int
     met: int
     hard: int
-    over: Refs
-    varies: frozenset[Position]
-    nonzero: bool
+    zeros: tuple[Zeros, ...]
 
 
 class Guard(NamedTuple):
-    """Of a condition: it is `usually` this wherever v, as in `Pending`, is not zero.
+    """Of a condition: it is `usually` this off the `zeros`, and the opposite there.
 
-    That needs the constraints `soft`, and `eps` or `hard`.  `of` is v, if it has a name.
+    That needs the constraints `soft`, and `eps` or `hard`.
     """
 
     usually: bool
-    of: Ref | None
     soft: int
     eps: int
     hard: int
-    over: Refs
-    varies: frozenset[Position]
-    nonzero: bool
+    zeros: tuple[Zeros, ...]
 
 
 class Facts(NamedTuple):
@@ -69,7 +83,7 @@ class Facts(NamedTuple):
 
     `literal`: the one number that all entries are.  `wild`: they are 0, inf or nan, which every
     positive scaling leaves alone.  `symbol` = (k, ref): they are k times the named value's.
-    `nonnegative`, `nonzero` (off a null set of parameters and data).  `guard`: of conditions.
+    `nonnegative`, `nonzero` (off a null set of parameters).  `guard`: of conditions.
     `pending`: the constraints that may still be excused; without them the statement needs `soft`.
     """
 
@@ -94,15 +108,11 @@ class Facts(NamedTuple):
             return self
 
         def placed(known: Any) -> Any:
-            varies = frozenset(new for p in known.varies for new in where(p))
-            return known._replace(over=_all_moved(known.over, where), varies=varies)
+            return known._replace(zeros=tuple(zeros.moved(where) for zeros in known.zeros))
 
-        guard = self.guard and placed(self.guard)
-        if guard and guard.of:
-            guard = guard._replace(of=_moved(guard.of, where))
         return self._replace(
             symbol=self.symbol and (self.symbol[0], _moved(self.symbol[1], where)),
-            guard=guard, pending=tuple(map(placed, self.pending)),
+            guard=self.guard and placed(self.guard), pending=tuple(map(placed, self.pending)),
             over=_all_moved(self.over, where), factors=_all_moved(self.factors, where),
         )  # fmt: skip
 

@@ -163,12 +163,9 @@ def _coupled(structures: Sequence[Structure], constraints: Iterable[Constraint])
     return [along if 1 < len(along) <= _MOST_COUPLED else frozenset() for along in axes]
 
 
-def _argument(ledger: Ledger, aval: Any) -> Value:
-    """An argument of the loss, which is data."""
-    value = data(getattr(aval, "shape", ()))
-    if not jnp.issubdtype(getattr(aval, "dtype", bool), jnp.inexact):
-        return value
-    return value.each(lambda b: b.only_knowing(_free(ledger, b)))
+def _argument(aval: Any) -> Value:
+    """An argument of the loss, which is data; it may well be zero here and there."""
+    return data(getattr(aval, "shape", ()))
 
 
 class _Reader:
@@ -191,7 +188,7 @@ class _Reader:
         shapes = zip(structures, coupled, strict=True)
         leaves = [leaf(ledger, i, structure, axes) for i, (structure, axes) in enumerate(shapes)]
         inputs = closed.jaxpr.invars[len(leaves) :]
-        others = [_argument(ledger, v.aval) for v in inputs]
+        others = [_argument(v.aval) for v in inputs]
         consts = [constant(c) for c in closed.consts]
         (loss,) = self.open(ledger, closed.jaxpr, consts, [*leaves, *others])
         ledger.equation, ledger.primitive = None, "loss"

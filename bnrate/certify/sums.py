@@ -9,7 +9,7 @@ from typing import Any
 
 from bnrate.certify import fields, linear
 from bnrate.certify.arithmetic import add, derived, multiply
-from bnrate.certify.facts import Facts, Position, Ref, over_all
+from bnrate.certify.facts import Facts, Position, Ref, Zeros, over_all
 from bnrate.certify.fields import Token
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES
@@ -81,8 +81,8 @@ def _facts_of_sum(ledger: Ledger, block: Block, gone: set[Position]) -> Facts:
     if known.literal is not None:
         return facts_of(known.literal * math.prod(block.axes[a][j] for a, j in gone))
     pending = tuple(
-        p._replace(over=over_all(p.over, gone), varies=p.varies - gone)
-        for p in known.pending if p.nonzero or not p.varies & gone
+        p._replace(zeros=tuple(_zeros_of_sum(zeros, gone) for zeros in p.zeros))
+        for p in known.pending if all(z.null or not z.varies & gone for z in p.zeros)
     )  # fmt: skip
     soft = block.soft
     for p in known.pending:
@@ -96,6 +96,11 @@ def _facts_of_sum(ledger: Ledger, block: Block, gone: set[Position]) -> Facts:
         factors=over_all(block.factors, gone),
         pending=pending, soft=soft if pending else 0,
     )  # fmt: skip
+
+
+def _zeros_of_sum(zeros: Zeros, gone: set[Position]) -> Zeros:
+    of = zeros.of if zeros.of and gone.isdisjoint(zeros.of.at) else None
+    return Zeros(over_all(zeros.over, gone), zeros.varies - gone, of, zeros.null)
 
 
 def _symbol_of_sum(

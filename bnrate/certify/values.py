@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnrate.certify import fields
-from bnrate.certify.facts import NO_REFS, NOTHING, Facts, Placement, Position, Refs
+from bnrate.certify.facts import NO_REFS, NOTHING, Facts, Placement, Position, Refs, Zeros
 from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
 
@@ -68,6 +68,12 @@ class Block(NamedTuple):
         """Refs where whose being zero makes the block zero."""
         symbol = self.facts.symbol
         return self.facts.factors | {symbol[1]} if symbol else self.facts.factors
+
+    @property
+    def zeros(self) -> Zeros:
+        """Where the block is zero."""
+        symbol = self.facts.symbol
+        return Zeros(self.over, self.varies, symbol and symbol[1], self.facts.nonzero)
 
     def along(self, axes: Iterable[int]) -> list[Position]:
         """All positions of the given axes."""
@@ -451,7 +457,10 @@ def unnamed(block: Block) -> Block:
 
 def _of_entries(block: Block) -> Facts:
     facts = block.facts.of_entries()
-    pending = tuple(p._replace(over=NO_REFS) for p in block.facts.pending)
+    pending = tuple(
+        p._replace(zeros=tuple(z._replace(over=NO_REFS, of=None) for z in p.zeros))
+        for p in block.facts.pending
+    )
     return facts._replace(pending=pending, soft=block.facts.soft)
 
 
