@@ -41,7 +41,7 @@ from bnrate.groups._splitting import (
     units,
 )
 from bnrate.groups._trees import leaves, replace
-from bnrate.groups._values import Group, Groups, Member
+from bnrate.groups._values import Group, Groups, Member, Range
 
 __all__ = [
     "INVARIANT",
@@ -49,6 +49,7 @@ __all__ = [
     "Group",
     "Groups",
     "Member",
+    "Range",
     "combine",
     "dims",
     "from_json",

@@ -26,7 +26,7 @@ def replicas(problem: Problem, count: int) -> Problem:
       count: of replicas.
 
     Raises:
-      ValueError: count is below 1, or a group has unit axes, a view or parts.
+      ValueError: count is below 1, or a group has unit axes.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1 replica, got {count}")
@@ -47,7 +47,13 @@ def replicas(problem: Problem, count: int) -> Problem:
         batch=lambda key, step: jax.vmap(lambda k: problem.batch(k, step))(
             jax.random.split(key, count)
         ),
-        groups=Groups(Group(Member(m.path, 0) for m in g.members) for g in problem.groups),
+        groups=Groups(Group(_replicated(m, count) for m in g.members) for g in problem.groups),
         mean=lambda params, data: jnp.sum(jax.vmap(problem.mean, (0, None))(params, data)),
         gradient=jax.vmap(problem.gradient, (0, None)),
     )
+
+
+def _replicated(member: Member, count: int) -> Member:
+    """The member of a leaf that has an axis of replicas in front: each replica a unit."""
+    shape = None if member.shape is None else (count, *member.shape)
+    return Member(member.path, 0, shape, [(axis + 1, *ends) for axis, *ends in member.part])
