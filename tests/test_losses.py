@@ -401,6 +401,16 @@ def test_replicas_are_trained_apart(name):
     assert gr.norm2(many.groups, params).shape == (3 * len(problem.groups),)
 
 
+def test_replicas_of_a_part_are_units():
+    half = gr.Member("w", shape=(2, 2), part=[(0, 1, 2)])
+    one = losses.rayleigh([1.0, 2.0, 3.0, 4.0])._replace(groups=gr.Groups([gr.Group([half])]))
+    many = losses.replicas(one, 3)
+    params, _ = many.init(jax.random.key(0))
+    np.testing.assert_allclose(
+        gr.norm2(many.groups, params), np.sum(params["w"][:, 2:] ** 2, 1), rtol=1e-6
+    )
+
+
 def test_replicas_have_batches_of_their_own():
     many = losses.replicas(LOSSES["noisy_rayleigh"](), 40)
     first, second = (many.batch(jax.random.key(0), jnp.int32(step)) for step in range(2))
@@ -442,7 +452,7 @@ REFUSED = [
     (lambda: losses.bn_network(S2, np.arange(2), ()), r"widths .* got \(\)"),
     (lambda: losses.bn_network(S2, np.arange(2), (3, 1)), r"labels must lie in \[0, 1\), got 1"),
     (lambda: losses.replicas(losses.rayleigh(B2), 0), "at least 1 replica, got 0"),
-    (lambda: losses.replicas(network(), 2), "must have no unit axis"),
+    (lambda: losses.replicas(network(), 2), "must have no unit axes"),
     (lambda: losses.chain(0), "at least 1 coordinate, got length 0"),
     (lambda: losses.chain(3, -1.0), r"radius must lie in \(0, inf\), got -1"),
 ]
