@@ -28,10 +28,11 @@ from jaxtyping import Array, PyTree
 from bnrate import groups as gr
 from bnrate.certify.certificate import Break, Certificate, EpsSite
 from bnrate.certify.reading import read
+from bnrate.certify.registry import register
 from bnrate.certify.solution import Solution
 from bnrate.certify.source import Site
 
-__all__ = ["Break", "Certificate", "EpsSite", "Site", "certify"]
+__all__ = ["Break", "Certificate", "EpsSite", "Site", "certify", "register"]
 
 
 def certify(

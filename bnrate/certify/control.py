@@ -11,6 +11,7 @@ from typing import Any
 from bnrate.certify.choices import either, select
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
+from bnrate.certify.registry import reference_of
 from bnrate.certify.shapes import joined, uniform
 from bnrate.certify.source import differentiated_by_jax
 from bnrate.certify.values import (
@@ -43,10 +44,12 @@ def custom(read: Read, body: str) -> Callable[..., list[Value]]:
     """A call with a derivative rule of its own, which is not read.
 
     Invariant operands have tangents zero along the rescaling, whatever the rule; JAX's own rules
-    are the true derivatives.
+    are the true derivatives, and so are those of registered kernels.
     """
 
     def rule(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+        if (reference := reference_of(eqn)) is not None:
+            return read(ledger, reference, operands)
         if ledger.gradient and not differentiated_by_jax(eqn):
             return uniform(ledger, eqn, *operands)
         return read(ledger, eqn.params[body], operands)

@@ -10,7 +10,7 @@ import os
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ _LIBRARIES = tuple(
     {str(Path(__file__).parent.parent), *(sysconfig.get_paths()[k] for k in ("stdlib", "purelib"))}
 )
 
+# Where a call keeps its derivative rule.
+RULE_PARAMETERS = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
 _HOLDERS = ("f", "f_transformed", "transforms", "fun", "jvp", "fwd", "bwd", "__wrapped__")
 
 
@@ -96,16 +98,21 @@ def _defined_at(jaxpr: Any) -> jax.custom_jvp | None:
 
 
 def _code_of(rule: Any) -> set[Any]:
-    """The code of all functions in a rule's closures, without what only carries rules about."""
-    found: dict[Any, str] = {}
-    seen, waiting = set(), [rule]
+    """The code of all functions in a rule, without what only carries rules about."""
+    found = {getattr(f, "__code__", f) for f in functions_in([rule])}
+    return {c for c in found if not getattr(c, "co_filename", "").startswith(_MACHINERY)}
+
+
+def functions_in(parts: Iterable[Any]) -> list[Any]:
+    """All functions in the closures of objects, and what is called and cannot be looked into."""
+    found, seen, waiting = [], set(), list(parts)
     while waiting:
         part = waiting.pop()
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
         if isinstance(part, types.FunctionType):
-            found[part.__code__] = part.__code__.co_filename
+            found.append(part)
             waiting += [cell.cell_contents for cell in part.__closure__ or ()]
             waiting += [*(part.__defaults__ or ()), getattr(part, "__wrapped__", None)]
         elif isinstance(part, functools.partial):
@@ -117,8 +124,8 @@ def _code_of(rule: Any) -> set[Any]:
         elif type(part).__module__.split(".")[0] in ("jax", "jaxlib"):
             waiting += [getattr(part, name, None) for name in _HOLDERS]
         elif callable(part) and not isinstance(part, type):
-            found[part] = ""  # a rule that cannot be looked into
-    return {code for code, file in found.items() if not file.startswith(_MACHINERY)}
+            found.append(part)
+    return found
 
 
 def _frames(info: Any) -> Iterator[tuple[str, int]]:
