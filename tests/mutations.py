@@ -200,10 +200,10 @@ MUTATIONS: dict[str, Mutation] = {
         In("shapes._told").drop("cons", of="Block"), caught="lookup by sin"
     ),
     "a write of different scales": Mutation(
-        In("shapes.overwritten").replace("either(...)", "bare[0]"), caught="write"
+        In("writes.replace").returns("old"), caught="write"
     ),
     "an index of a write is unchecked": Mutation(
-        In("shapes.overwritten").delete("cons |= ..."), caught="write by sin"
+        In("writes._written").delete("cons |= ..."), caught="write by sin"
     ),
     "the default rule demands nothing": Mutation(
         In("shapes.uniform").replace("invariant(...)", "block"), caught="custom gradient"

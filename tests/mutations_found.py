@@ -56,11 +56,11 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
         caught="convolution of one entry",
     ),
     "a window of one does nothing": Mutation(
-        In("sums._windows").replace("_plain(found) != idle", "_plain(found)[0] != 1"),
+        In("sums.windows").replace("_plain(found) != idle", "_plain(found)[0] != 1"),
         caught="window of one that moves",
     ),
     "a window of one has no stride": Mutation(
-        In("sums._windows").replace("_plain(found) != idle", "_plain(found)[0] != 1"),
+        In("sums.windows").replace("_plain(found) != idle", "_plain(found)[0] != 1"),
         caught="window of one with a stride",
     ),
     # numbers

@@ -227,9 +227,39 @@ def absolute(ledger: Ledger, a: Block) -> Block:
     return a.only_knowing(facts)
 
 
+def remainder(ledger: Ledger, a: Block, b: Block) -> Block:
+    """The remainder of values that scale alike scales with them."""
+    return _of_pair(ledger, "a remainder of values that scale differently", a, b)
+
+
+def angle(ledger: Ledger, a: Block, b: Block) -> Block:
+    """The angle of two values that scale alike does not scale."""
+    pair = _of_pair(ledger, "an angle of values that scale differently", a, b)
+    return pair._replace(scale={})
+
+
+def _of_pair(ledger: Ledger, what: str, a: Block, b: Block) -> Block:
+    """A homogeneous function of two values."""
+    a, b = (settle(ledger, x, what) for x in (a, b))
+    solid = b if a.facts.literal == 0 else a  # zero scales like anything
+    other = a if solid is b else b
+    met = 0 if other.facts.literal == 0 else ledger.vanish(fields.add(a.scale, b.scale, -1), what)
+    return made((a, b), solid.scale, cons=met)
+
+
+def reduce_precision(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
+    """Fewer bits: of bfloat16's and float16's numbers on they stand for real ones."""
+    if eqn.params["exponent_bits"] >= 5 and eqn.params["mantissa_bits"] >= 7:
+        return a if eqn.params["exponent_bits"] >= 8 else a.only_knowing()
+    return fixed(ledger, a, "a rounding").only_knowing()
+
+
 def convert(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
     """Another dtype: float keeps all, bool keeps what zero keeps, others keep nothing."""
     before, to = eqn.invars[0].aval.dtype, eqn.params["new_dtype"]
+    if jnp.issubdtype(before, jnp.complexfloating) and not jnp.issubdtype(to, jnp.complexfloating):
+        a = settle(ledger, a, "a part of a shifted value").only_knowing()
+        return a if _wide(to) else fixed(ledger, a, "a rounding").only_knowing()
     if jnp.issubdtype(to, jnp.complexfloating):
         return a.only_knowing(a.facts._replace(literal=None, nonnegative=False, guard=None))
     if a.facts.literal is not None:
@@ -240,11 +270,8 @@ def convert(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
         return a.only_knowing(facts._replace(nonnegative=positive))
     if to == before or (_wide(to) and _wide(before)):
         return a
-    if (
-        not _wide(to)
-        and before == jnp.bool_
-        or not _wide(before)
-        and jnp.issubdtype(to, jnp.integer)
+    if (not _wide(to) and before == jnp.bool_) or (
+        not _wide(before) and jnp.issubdtype(to, jnp.integer)
     ):
         return fixed(ledger, a, "a rounding").only_knowing(Facts(guard=a.facts.guard))
     if _wide(to):

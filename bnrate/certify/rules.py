@@ -4,7 +4,20 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from bnrate.certify import arithmetic, choices, control, pointwise, shapes, sums
+from bnrate.certify import (
+    arithmetic,
+    choices,
+    complexes,
+    control,
+    linalg,
+    pointwise,
+    pooling,
+    ragged,
+    shapes,
+    stacking,
+    sums,
+    writes,
+)
 from bnrate.certify.values import Value
 
 # (ledger, equation, *operands) -> the value of its result, or a list of values
@@ -30,17 +43,25 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "max": choices.maximum,
     "min": choices.minimum,
     "select_n": choices.select,
+    "rem": choices.remainder,
+    "atan2": choices.angle,
     "is_finite": choices.is_finite,
     "stop_gradient": choices.stop_gradient,
+    "complex": complexes.join,
 }
+_PLAIN |= dict.fromkeys(("real", "imag", "conj"), complexes.part)
+# The same numbers, under a name or elsewhere.
 _PLAIN |= dict.fromkeys(
-    ("copy", "copy_p", "reduce_precision", "sharding_constraint", "mesh_cast"), choices.keep
-)
+    ("copy", "copy_p", "name", "sharding_constraint", "mesh_cast", "layout_constraint", "reshard",
+     "pvary", "reduced_vary_cast_p"),
+    choices.keep,
+)  # fmt: skip
 
 # Rules that need the equation too.
 _POINTWISE: dict[str, Callable[..., Any]] = {
     "integer_pow": arithmetic.integer_power,
     "clamp": choices.clamp,
+    "reduce_precision": choices.reduce_precision,
     "convert_element_type": choices.convert,
     "not": choices.negation,
     "and": choices.both,
@@ -50,8 +71,8 @@ _POINTWISE |= dict.fromkeys(("eq", "ne", "gt", "ge", "lt", "le"), choices.compar
 _POINTWISE |= dict.fromkeys(
     (
         "tanh", "logistic", "erf", "erfc", "erf_inv", "log1p", "expm1", "sin", "cos", "tan",
-        "floor", "ceil", "round", "sinh", "cosh", "asinh", "acosh", "atanh", "atan", "atan2",
-        "exp2", "rem", "nextafter", "xor", "lgamma", "digamma",
+        "floor", "ceil", "round", "sinh", "cosh", "asinh", "acosh", "atanh", "atan",
+        "exp2", "nextafter", "xor", "lgamma", "digamma",
     ),
     pointwise.invariant,
 )  # fmt: skip
@@ -68,14 +89,19 @@ _SHAPES: dict[str, Rule] = {
     "pad": shapes.pad,
     "gather": shapes.gather,
     "dynamic_slice": shapes.dynamic_slice,
-    "dynamic_update_slice": shapes.overwritten,
-    "scatter": shapes.overwritten,
-    "scatter-add": shapes.overwritten,
+    "dynamic_update_slice": writes.write_slice,
+    "scatter-add": writes.scatter(writes.accumulate),
+    "scatter-sub": writes.scatter(writes.deduct),
+    "scatter-mul": writes.scatter(writes.scale),
     "argmax": shapes.argument,
     "argmin": shapes.argument,
     "device_put": shapes.same,
     "optimization_barrier": shapes.same,
+    "stack": stacking.stack,
+    "unstack": stacking.unstack,
+    "tile": stacking.tile,
 }
+_SHAPES |= dict.fromkeys(("scatter", "scatter-max", "scatter-min"), writes.scatter(writes.replace))
 
 _SUMS: dict[str, Rule] = {
     "reduce_sum": sums.reduce_sum,
@@ -95,6 +121,21 @@ _SUMS: dict[str, Rule] = {
     "rev": sums.running,
     "sort": sums.sort,
     "top_k": sums.top_k,
+    "cumlogsumexp": sums.running_logarithm,
+    "ragged_dot_general": ragged.ragged_dot,
+    "select_and_scatter_add": pooling.window_gradient,
+    "select_and_gather_add": pooling.window_gradient,
+    "fft": complexes.fourier,
+}
+
+_LINALG: dict[str, Rule] = {
+    "cholesky": linalg.factors(Fraction(1, 2)),
+    "qr": linalg.factors(0, 1),
+    "eigh": linalg.factors(0, 1),
+    "eig": linalg.factors(1),
+    "svd": linalg.factors(1),
+    "lu": linalg.lu,
+    "triangular_solve": linalg.triangular_solve,
 }
 
 
@@ -104,6 +145,7 @@ def table(read: control.Read) -> dict[str, Rule]:
         "cond": control.cond(read),
         "while": control.while_loop(read),
         "scan": control.scan(read),
+        "custom_linear_solve": linalg.linear_solve(read),
         "custom_jvp_call": control.custom(read, "call_jaxpr"),
         "custom_vjp_call": control.custom(read, "call_jaxpr"),
         "custom_vjp_call_jaxpr": control.custom(read, "fun_jaxpr"),
@@ -113,7 +155,7 @@ def table(read: control.Read) -> dict[str, Rule]:
     inside |= dict.fromkeys(("closed_call", "core_call"), control.call(read, "call_jaxpr"))
     simple = {name: pointwise.pointwise(_without_equation(rule)) for name, rule in _PLAIN.items()}
     simple |= {name: pointwise.pointwise(rule) for name, rule in _POINTWISE.items()}
-    return simple | _SHAPES | _SUMS | inside
+    return simple | _SHAPES | _SUMS | _LINALG | inside
 
 
 def _without_equation(rule: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from bnrate.certify import fields
 from bnrate.certify.choices import either
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.pointwise import invariant
+from bnrate.certify.pointwise import ENTRIES, invariant
 from bnrate.certify.values import (
     Axis,
     Block,
@@ -161,7 +161,7 @@ def slices(ledger: Ledger, eqn: Any, a: Value) -> Value:
         if stride != 1:
             a = resized(joined(ledger, a, axis), axis, len(range(low, high, stride)))
         else:
-            a = _range(ledger, a, axis, low, high)
+            a = reach(ledger, a, axis, low, high)
     return a
 
 
@@ -169,10 +169,11 @@ def split(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     """Consecutive ranges of one axis."""
     points = list(itertools.accumulate(map(int, eqn.params["sizes"]), initial=0))
     axis = int(eqn.params["axis"])
-    return [_range(ledger, a, axis, low, high) for low, high in itertools.pairwise(points)]
+    return [reach(ledger, a, axis, low, high) for low, high in itertools.pairwise(points)]
 
 
-def _range(ledger: Ledger, value: Value, axis: int, low: int, high: int) -> Value:
+def reach(ledger: Ledger, value: Value, axis: int, low: int, high: int) -> Value:
+    """The entries from low to high along an axis."""
     if (low, high) == (0, value.shape[axis]):
         return value
     if low == high:
@@ -358,39 +359,6 @@ def _told(ledger: Ledger, block: Block) -> Block:
     return Block(block.axes, {}, {}, block.cons, frozenset(block.positions))
 
 
-def overwritten(ledger: Ledger, eqn: Any, a: Value, *others: Value) -> Value:
-    """Writes (scatter, dynamic_update_slice): all must scale alike and uniformly."""
-    if not _plain_write(eqn):
-        return uniform(ledger, eqn, a, *others)[0]
-    if eqn.primitive.name == "dynamic_update_slice":
-        updates, indices = others[0], others[1:]
-    else:
-        updates, indices = others[1], others[:1]
-    cons = 0
-    for index in indices:
-        for block in index.blocks.values():
-            cons |= fixed(ledger, block, "an index").cons
-    bare = [bare_block(ledger, v) for v in (a, updates)]
-    result = either(ledger, "a write among values that scale differently",
-                    *(settle(ledger, b, "a write of a shifted value") for b in bare))  # fmt: skip
-    shape = eqn.outvars[0].aval.shape
-    value = relabel(Value((), {(): result}), shape, {})
-    return value.each(
-        lambda b: b.only_knowing()._replace(
-            cons=b.cons | cons, varies=frozenset(b.positions) | b.varies
-        )
-    )
-
-
-def _plain_write(eqn: Any) -> bool:
-    """Whether the new entries are the updates, or are added; not a function of the old ones."""
-    function = eqn.params.get("update_jaxpr")
-    if function is None or eqn.primitive.name != "scatter":
-        return True
-    jaxpr = getattr(function, "jaxpr", function)
-    return not jaxpr.eqns and jaxpr.outvars[0] is jaxpr.invars[-1]
-
-
 def bare_block(ledger: Ledger, value: Value) -> Block:
     """One statement for all entries of a value: its scale must be uniform."""
     for axis in range(len(value.cuts)):
@@ -406,6 +374,14 @@ def uniform(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
         for block in operand.blocks.values():
             cons |= invariant(ledger, eqn, block).cons
     return [data(getattr(v.aval, "shape", ()), cons) for v in eqn.outvars]
+
+
+def bilinear(ledger: Ledger, eqn: Any, a: Value, b: Value) -> Value:
+    """A sum of products of entries, nobody knows which: uniform in both."""
+    x, y = (settle(ledger, bare_block(ledger, v), ENTRIES) for v in (a, b))
+    product = Block((), fields.add(x.scale, y.scale), {}, x.cons | y.cons, x.varies | y.varies)
+    value = relabel(Value((), {(): product}), eqn.outvars[0].aval.shape, {})
+    return value.each(lambda b: b.only_knowing()._replace(varies=b.varies | {*b.positions}))
 
 
 def same(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:

@@ -1,7 +1,6 @@
 """Rules for operations that run along axes: reductions, products of matrices, convolutions."""
 
 import functools
-import itertools
 import math
 from collections.abc import Collection
 from fractions import Fraction
@@ -12,15 +11,14 @@ from bnrate.certify.arithmetic import add, derived, multiply
 from bnrate.certify.facts import Facts, Position, Ref, Zeros, over_all
 from bnrate.certify.fields import Token
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.pointwise import ENTRIES
-from bnrate.certify.shapes import joined, reshaped, resized, uniform
+from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL
+from bnrate.certify.shapes import bilinear, joined, reshaped, resized, uniform
 from bnrate.certify.values import (
     Block,
     Value,
     alike,
     data,
     facts_of,
-    fixed,
     map_blocks,
     moved,
     relabel,
@@ -230,16 +228,17 @@ def dot_general(ledger: Ledger, eqn: Any, a: Value, b: Value) -> Value:
     order_a = [*batch_a, *free_a, *([None] * len(free_b)), *sum_a]
     order_b = [*batch_b, *([None] * len(free_a)), *free_b, *sum_b]
     frame = tuple(range(len(order_a) - len(sum_a), len(order_a)))
-    return _contracted(ledger, _framed(a, order_a), _framed(b, order_b), frame)
+    return contracted(ledger, framed(a, order_a), framed(b, order_b), frame)
 
 
-def _framed(value: Value, order: list[int | None]) -> Value:
+def framed(value: Value, order: list[int | None]) -> Value:
     """The value with its axes in another order; None is a new axis of length one."""
     shape = [1 if d is None else value.shape[d] for d in order]
     return relabel(value, shape, {d: new for new, d in enumerate(order) if d is not None})
 
 
-def _contracted(ledger: Ledger, a: Value, b: Value, axes: tuple[int, ...]) -> Value:
+def contracted(ledger: Ledger, a: Value, b: Value, axes: tuple[int, ...]) -> Value:
+    """The product of values in one frame, summed over axes of it."""
     product = map_blocks(ledger, functools.partial(multiply, ledger), a, b)
     # An axis along which neither operand has positions has length one in both.
     return summed(ledger, product, axes, ENTRIES)
@@ -249,7 +248,7 @@ def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
     """A convolution: uniform along space, a contraction of the input channels of each group."""
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     if eqn.params["batch_group_count"] != 1 or eqn.params.get("runs", False):
-        return uniform(ledger, eqn, a, kernel)[0]
+        return bilinear(ledger, eqn, a, kernel)
     out = eqn.outvars[0].aval.shape
     batch, channels, *space = numbers.lhs_spec
     features, inputs, *window = numbers.rhs_spec
@@ -264,18 +263,18 @@ def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
     # A literal array sums to something else: only its number is known, and that not here.
     a, kernel = (v.each(Block.only_knowing) for v in (a, kernel))
     # The frame: batch, groups, outputs of a group, space, inputs of a group.
-    left = _framed(a, [batch, channels, *space])
+    left = framed(a, [batch, channels, *space])
     left = reshaped(ledger, left, (a.shape[batch], groups, a.shape[channels] // groups, *sizes))
     ins, outs = kernel.shape[inputs], kernel.shape[features] // groups
-    left = _framed(left, [0, 1, None, *range(3, 3 + len(sizes)), 2])
-    right = reshaped(ledger, _framed(kernel, [features, inputs]), (groups, outs, ins))
-    right = _framed(right, [None, 0, 1, *([None] * len(sizes)), 2])
-    result = _contracted(ledger, left, right, (3 + len(sizes),))
+    left = framed(left, [0, 1, None, *range(3, 3 + len(sizes)), 2])
+    right = reshaped(ledger, framed(kernel, [features, inputs]), (groups, outs, ins))
+    right = framed(right, [None, 0, 1, *([None] * len(sizes)), 2])
+    result = contracted(ledger, left, right, (3 + len(sizes),))
     result = reshaped(ledger, result, (out[numbers.out_spec[0]], groups * outs, *sizes))
     order: list[int | None] = [0] * len(out)
     for place, axis in enumerate(numbers.out_spec):
         order[axis] = place
-    return _framed(result, order).each(Block.only_knowing)
+    return framed(result, order).each(Block.only_knowing)
 
 
 def _mixed(ledger: Ledger, value: Value, axis: int, length: int, edges: bool, what: str) -> Value:
@@ -334,16 +333,19 @@ def window_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:
 def window_extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
     """Extremes over windows (max pooling): what fills the edges is infinite."""
     what = "an extreme over entries that scale differently"
-    for axis in _windows(eqn):
+    for axis in windows(eqn):
         a = joined(ledger, a, axis, what)
     return _windowed(ledger, eqn, a, False, what)
 
 
-def _windows(eqn: Any) -> list[int]:
+def windows(eqn: Any) -> list[int]:
     """The axes along which the windows do anything."""
     names = "window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation"
-    each = zip(*(eqn.params[name] for name in names), strict=True)
+    rank = len(eqn.params["window_dimensions"])
     idle = 1, 1, (0, 0), 1, 1
+    each = zip(
+        *(eqn.params.get(n, [i] * rank) for n, i in zip(names, idle, strict=True)), strict=True
+    )
     return [axis for axis, (*found,) in enumerate(each) if _plain(found) != idle]
 
 
@@ -352,7 +354,7 @@ def _plain(found: list[Any]) -> tuple[Any, ...]:
 
 
 def _windowed(ledger: Ledger, eqn: Any, a: Value, edges: bool, what: str) -> Value:
-    for axis in _windows(eqn):
+    for axis in windows(eqn):
         a = _mixed(ledger, a, axis, eqn.outvars[0].aval.shape[axis], edges, what)
     return a.each(Block.only_knowing)
 
@@ -364,10 +366,10 @@ def running(ledger: Ledger, eqn: Any, a: Value) -> Value:
     if eqn.primitive.name == "cumsum":
         what = "a running sum of shifted values"
         a = a.each(lambda b: settle(ledger, b, what))
-    return a.each(lambda b: _varying(b, _along(eqn)))
+    return a.each(lambda b: varying(b, _along(eqn)))
 
 
-def _varying(block: Block, axes: Collection[int]) -> Block:
+def varying(block: Block, axes: Collection[int]) -> Block:
     """The statement of a block for other numbers, which vary along axes."""
     return block.only_knowing()._replace(varies=block.varies | set(block.along(axes)))
 
@@ -379,15 +381,33 @@ def _along(eqn: Any) -> tuple[int, ...]:
 
 
 def sort(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
-    """Sort along an axis; with several operands the order of the keys is another condition."""
+    """Sort along an axis; the order of the keys is that of all operands.
+
+    Keys that scale and shift alike along the axis keep their order, others may go anywhere in it.
+    """
     axis = int(eqn.params["dimension"])
-    operands = tuple(joined(ledger, a, axis) for a in operands)
     if len(operands) == 1:
         return [running(ledger, eqn, operands[0])]
+    operands = tuple(joined(ledger, a, axis) for a in operands)
     cons = 0
-    for block in itertools.chain.from_iterable(a.blocks.values() for a in operands):
-        cons |= fixed(ledger, block, "a sort by several keys").cons
-    return [data(a.shape, cons) for a in operands]
+    for key in operands[: eqn.params["num_keys"]]:
+        for block in key.blocks.values():
+            cons |= block.cons
+    return [a.each(lambda b: varying(b, range(len(b.axes))).demanding(cons)) for a in operands]
+
+
+def running_logarithm(ledger: Ledger, eqn: Any, a: Value) -> Value:
+    """`cumlogsumexp`: of numbers that are shifted alike; they may not scale."""
+    (axis,) = _along(eqn)
+    a = joined(ledger, a, axis)
+
+    def rule(block: Block) -> Block:
+        if not ledger.real:
+            block = settle(ledger, block, EXPONENTIAL)
+        block = block.demanding(ledger.vanish(block.scale, EXPONENTIAL), scale={})
+        return varying(block, [axis])
+
+    return a.each(rule)
 
 
 def top_k(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
@@ -395,7 +415,7 @@ def top_k(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     axis = int(eqn.params.get("axis", -1)) % len(a.cuts)
     shape = eqn.outvars[0].aval.shape
     a = resized(joined(ledger, a, axis), axis, shape[axis])
-    a = a.each(lambda b: _varying(b, [axis]))
+    a = a.each(lambda b: varying(b, [axis]))
     cons = 0
     for block in a.blocks.values():
         cons |= block.cons
