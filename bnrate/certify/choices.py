@@ -24,13 +24,7 @@ from bnrate.certify.pointwise import (
     stretched,
     unmarked,
 )
-from bnrate.certify.values import (
-    Block,
-    facts_of,
-    fixed,
-    is_boundless,
-    settle,
-)
+from bnrate.certify.values import Block, facts_of, fixed, is_boundless, settle
 
 # Of "v OP 0", for a v that is positive where it is not zero.
 _USUALLY = {"gt": True, "ge": True, "ne": True, "lt": False, "le": False, "eq": False}

@@ -8,25 +8,14 @@ as an axis below zero, along which the body's values may vary from step to step.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bnrate.certify.axes import flattened, map_blocks, relabel
 from bnrate.certify.choices import either, select
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.registry import reference_of
 from bnrate.certify.shapes import joined, uniform
 from bnrate.certify.source import differentiated_by_jax
-from bnrate.certify.values import (
-    Block,
-    Value,
-    fixed,
-    flattened,
-    map_blocks,
-    moved,
-    relabel,
-    settle,
-    still,
-    unnamed,
-    whole,
-)
+from bnrate.certify.values import Block, Value, fixed, moved, settle, still, unnamed, whole
 
 # Reads a closed or open jaxpr: (ledger, jaxpr, values) -> values.
 Read = Callable[[Ledger, Any, Sequence[Value]], list[Value]]

@@ -11,10 +11,11 @@ from fractions import Fraction
 from typing import Any
 
 from bnrate.certify import fields
+from bnrate.certify.axes import map_blocks, relabel
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import bare_block, joined, resized, uniform
 from bnrate.certify.source import defined_in_jax
-from bnrate.certify.values import Block, Value, data, fixed, map_blocks, relabel, settle
+from bnrate.certify.values import Block, Value, data, fixed, settle
 
 _ENTRIES = "a factorisation of entries that scale differently"
 _SOLVED = "a system of equations that scale differently"

@@ -8,10 +8,11 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from bnrate.certify import fields
+from bnrate.certify.axes import map_blocks, relabel
 from bnrate.certify.facts import NOTHING, Facts
 from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.values import Block, Value, facts_of, fixed, map_blocks, relabel
+from bnrate.certify.values import Block, Value, facts_of, fixed
 
 # What a constraint says to a user; advice is given on these by name.
 SUM = "terms that scale differently are added"

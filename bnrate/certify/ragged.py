@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from bnrate.certify.axes import relabel
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES
 from bnrate.certify.shapes import bare_block, bilinear, joined, resized
 from bnrate.certify.sums import contracted, framed, varying
-from bnrate.certify.values import Value, fixed, relabel, settle
+from bnrate.certify.values import Value, fixed, settle
 
 
 def ragged_dot(ledger: Ledger, eqn: Any, a: Value, b: Value, sizes: Value, *more: Value) -> Value:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bnrate.certify import fields
+from bnrate.certify.axes import align, common, cut, flattened, merge, refactor, relabel
 from bnrate.certify.choices import either
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
@@ -14,16 +15,9 @@ from bnrate.certify.values import (
     Axis,
     Block,
     Value,
-    align,
-    common,
-    cut,
     data,
     fixed,
-    flattened,
-    merge,
     moved,
-    refactor,
-    relabel,
     replaced,
     settle,
     still,

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from bnrate.certify.axes import relabel
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import chained, joined, reach, resized
-from bnrate.certify.values import Value, moved, relabel, replaced
+from bnrate.certify.values import Value, moved, replaced
 
 _MOST_TAKEN = 64  # entries of an axis that are told apart
 

@@ -8,23 +8,13 @@ from typing import Any
 
 from bnrate.certify import fields, linear
 from bnrate.certify.arithmetic import add, derived, multiply
+from bnrate.certify.axes import alike, map_blocks, relabel
 from bnrate.certify.facts import Facts, Position, Ref, Zeros, over_all
 from bnrate.certify.fields import Token
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL
 from bnrate.certify.shapes import bilinear, joined, reshaped, resized, uniform
-from bnrate.certify.values import (
-    Block,
-    Value,
-    alike,
-    data,
-    facts_of,
-    map_blocks,
-    moved,
-    relabel,
-    settle,
-    still,
-)
+from bnrate.certify.values import Block, Value, data, facts_of, moved, settle, still
 
 
 def reduce_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:

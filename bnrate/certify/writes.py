@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from bnrate.certify.arithmetic import multiply
+from bnrate.certify.axes import map_blocks, relabel
 from bnrate.certify.choices import either
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import joined, resized, uniform
-from bnrate.certify.values import Block, Value, fixed, map_blocks, relabel, settle
+from bnrate.certify.values import Block, Value, fixed, settle
 
 _WRITE = "a write among values that scale differently"
 _FACTOR = "a factor that scales is written"
