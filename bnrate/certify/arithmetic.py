@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
-from jax.extend.core import JaxprEqn
-
 from bnrate.certify import fields, linear
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts, Pending, Ref, Refs, meet
 from bnrate.certify.fields import Field, Placement, Position, Token
 from bnrate.certify.ledger import Ledger
@@ -93,11 +92,11 @@ def _sum_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
     (j, first), (k, second) = a.facts.symbol, b.facts.symbol
     if first == second:  # h - h, for one
         return facts._replace(symbol=(j + k, first)) if j + k else facts
-    places = {p: i for i, p in enumerate(sorted({*first.at, *second.at, *_positions(a, b)}))}
+    places: dict[Position | None, int] = {p: i for i, p in enumerate(_positions(a, b))}
     sizes = _sizes_of(a, b)
     terms = [(m, r.name, tuple(places[p] for p in r.at)) for m, r in ((j, first), (k, second))]
     coefficient, name = ledger.names.of_combination(terms, sizes)
-    facts = facts._replace(symbol=(coefficient, Ref(name, tuple(places))))
+    facts = facts._replace(symbol=(coefficient, Ref(name, tuple(_positions(a, b)))))
     lengths = dict(zip(_positions(a, b), sizes, strict=True))
     for (m, one), (n, other) in itertools.permutations(((j, first), (k, second))):
         ratio = Fraction(n) / Fraction(m)
@@ -194,11 +193,10 @@ def _product_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
     )
     if x.symbol is None or y.symbol is None:
         return facts
-    positions = _positions(a, b)
-    places = {p: i for i, p in enumerate(sorted({*x.symbol[1].at, *y.symbol[1].at, *positions}))}
+    places: dict[Position | None, int] = {p: i for i, p in enumerate(_positions(a, b))}
     terms = sorted((r.name, tuple(places[p] for p in r.at)) for _, r in (x.symbol, y.symbol))
     name = ledger.names.of("product", *terms, _sizes_of(a, b))
-    return facts._replace(symbol=(x.symbol[0] * y.symbol[0], Ref(name, tuple(places))))
+    return facts._replace(symbol=(x.symbol[0] * y.symbol[0], Ref(name, tuple(_positions(a, b)))))
 
 
 def divide(ledger: Ledger, a: Block, b: Block) -> Block:
@@ -211,7 +209,7 @@ def square(ledger: Ledger, a: Block) -> Block:
     return _square(ledger, a, Fraction(1))
 
 
-def integer_power(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
+def integer_power(ledger: Ledger, eqn: Equation, a: Block) -> Block:
     """Power a ** n for a fixed whole n."""
     exponent = eqn.params["y"]
     return square(ledger, a) if exponent == 2 else _power(ledger, a, Fraction(exponent))

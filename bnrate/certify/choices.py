@@ -8,10 +8,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from bnrate.certify import fields
 from bnrate.certify.arithmetic import awaiting, with_epsilon
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import NO_REFS, Facts, Guard, Pending, meet
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import (
@@ -83,7 +83,7 @@ def minimum(ledger: Ledger, a: Block, b: Block) -> Block:
     return either(ledger, "a minimum of values that scale differently", a, b)
 
 
-def clamp(ledger: Ledger, eqn: JaxprEqn, low: Block, a: Block, high: Block) -> Block:
+def clamp(ledger: Ledger, eqn: Equation, low: Block, a: Block, high: Block) -> Block:
     """A choice; where operand and bound are the same number, JAX gives none of them a gradient."""
     bounds = [b for b in (low, high) if not b.facts.wild]
     if all(b.facts.literal is not None for b in bounds):
@@ -155,11 +155,11 @@ def _guarded(
     return awaiting(chosen, soft, pending)
 
 
-def compare(ledger: Ledger, eqn: JaxprEqn, a: Block, b: Block) -> Block:
+def compare(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
     """A comparison of values that scale and shift alike; 0 and inf scale like anything."""
     if a.shift != b.shift:
         a, b = (settle(ledger, x, "a comparison of a shifted value") for x in (a, b))
-    name = eqn.primitive.name
+    name: str = eqn.primitive.name
     number, x, other = b.facts.literal, a, b
     if number is None:
         number, x, other, name = a.facts.literal, b, a, _MIRRORED.get(name, name)
@@ -178,14 +178,14 @@ def compare(ledger: Ledger, eqn: JaxprEqn, a: Block, b: Block) -> Block:
     return made((a, b), cons=ledger.vanish(fields.add(b.scale, a.scale, -1), what))
 
 
-def negation(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
+def negation(ledger: Ledger, eqn: Equation, a: Block) -> Block:
     """Not a."""
     guard = a.facts.guard
     opposite = guard and guard._replace(usually=not guard.usually)
     return invariant(ledger, eqn, a).knowing(guard=opposite)
 
 
-def both(ledger: Ledger, eqn: JaxprEqn, a: Block, b: Block) -> Block:
+def both(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
     """Or of what is usually false, and of what is usually true: a guard of all their zeros."""
     result = invariant(ledger, eqn, a, b)
     x, y = a.facts.guard, b.facts.guard
@@ -241,14 +241,14 @@ def _of_pair(ledger: Ledger, what: str, a: Block, b: Block) -> Block:
     return made((a, b), solid.scale, cons=met)
 
 
-def reduce_precision(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
+def reduce_precision(ledger: Ledger, eqn: Equation, a: Block) -> Block:
     """Fewer bits: of bfloat16's and float16's numbers on they stand for real ones."""
     if eqn.params["exponent_bits"] >= 5 and eqn.params["mantissa_bits"] >= 7:
         return a if eqn.params["exponent_bits"] >= 8 else a.only_knowing()
     return fixed(ledger, a, "a rounding").only_knowing()
 
 
-def convert(ledger: Ledger, eqn: JaxprEqn, a: Block) -> Block:
+def convert(ledger: Ledger, eqn: Equation, a: Block) -> Block:
     """Another dtype: float keeps all, bool keeps what zero keeps, others keep nothing."""
     before, to = eqn.invars[0].aval.dtype, eqn.params["new_dtype"]
     if jnp.issubdtype(before, jnp.complexfloating) and not jnp.issubdtype(to, jnp.complexfloating):

@@ -5,9 +5,9 @@ real part, hence is settled wherever the two are told apart.
 """
 
 import functools
-from typing import Any
 
 from bnrate.certify.choices import either
+from bnrate.certify.equations import Equation
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import joined, resized
 from bnrate.certify.values import Block, Value, settle
@@ -27,7 +27,7 @@ def part(ledger: Ledger, a: Block) -> Block:
     return settle(ledger, a, "a part of a shifted value").only_knowing()
 
 
-def fourier(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def fourier(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """`fft`: linear along its axes, the last ones, which then may have another length."""
     shape = eqn.outvars[0].aval.shape
     rank = len(shape)

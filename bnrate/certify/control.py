@@ -10,6 +10,7 @@ from typing import Any
 
 from bnrate.certify.axes import flattened, map_blocks, relabel
 from bnrate.certify.choices import either, select
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.registry import reference_of
@@ -36,7 +37,7 @@ def custom(read: Read, body: str) -> Callable[..., list[Value]]:
     are the true derivatives, and so are those of registered kernels.
     """
 
-    def rule(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+    def rule(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
         if (reference := reference_of(eqn)) is not None:
             return read(ledger, reference, operands)
         if ledger.gradient and not differentiated_by_jax(eqn):
@@ -49,7 +50,7 @@ def custom(read: Read, body: str) -> Callable[..., list[Value]]:
 def cond(read: Read) -> Callable[..., list[Value]]:
     """A choice between programs by an invariant index."""
 
-    def rule(ledger: Ledger, eqn: Any, index: Value, *operands: Value) -> list[Value]:
+    def rule(ledger: Ledger, eqn: Equation, index: Value, *operands: Value) -> list[Value]:
         if (number := index.literal) is not None:
             last = len(eqn.params["branches"]) - 1
             chosen = eqn.params["branches"][min(max(int(number), 0), last)]
@@ -71,7 +72,7 @@ def cond(read: Read) -> Callable[..., list[Value]]:
 def while_loop(read: Read) -> Callable[..., list[Value]]:
     """A loop whose condition must be invariant."""
 
-    def rule(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+    def rule(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
         params = eqn.params
         n, m = params["cond_nconsts"], params["body_nconsts"]
         tests, consts, init = operands[:n], operands[n : n + m], operands[n + m :]
@@ -91,7 +92,7 @@ def while_loop(read: Read) -> Callable[..., list[Value]]:
 def scan(read: Read) -> Callable[..., list[Value]]:
     """A loop over the leading axis of some operands."""
 
-    def rule(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+    def rule(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
         params = eqn.params
         n, m = params["num_consts"], params["num_carry"]
         consts, init, xs = operands[:n], operands[n : n + m], operands[n + m :]

@@ -10,9 +10,9 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from bnrate.certify import linear
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Placement, Position
 from bnrate.certify.fields import Field, Token, Unknown
 from bnrate.certify.names import Names
@@ -65,12 +65,12 @@ class Ledger:
     real: bool = True  # no complex number is about
     rounding: float = _SINGLE  # relative, of the literals about
     foreign: bool = False  # inside of a function of JAX
-    equation: JaxprEqn | None = None  # the innermost that is not
+    equation: Equation | None = None  # the innermost that is not
     sites: dict[int, Site] = dataclasses.field(default_factory=dict)
     _known: dict[Hashable, int] = dataclasses.field(default_factory=dict)
     _zero: dict[Unknown, int] = dataclasses.field(default_factory=dict)
 
-    def enter(self, eqn: JaxprEqn) -> None:
+    def enter(self, eqn: Equation) -> None:
         """Note which operation is being read, and in what numbers."""
         dtypes = {getattr(v.aval, "dtype", None) for v in (*eqn.invars, *eqn.outvars)}
         self.primitive = eqn.primitive.name

@@ -8,10 +8,10 @@ overflow.
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 from bnrate.certify import fields
 from bnrate.certify.axes import map_blocks, relabel
+from bnrate.certify.equations import Equation
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import bare_block, joined, resized, uniform
 from bnrate.certify.source import defined_in_jax
@@ -26,7 +26,7 @@ Read = Callable[..., list[Value]]
 def factors(*degrees: Fraction | int) -> Callable[..., list[Value]]:
     """A rule for factors of a matrix, which have these degrees in it, or else degree 0."""
 
-    def rule(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
+    def rule(ledger: Ledger, eqn: Equation, a: Value) -> list[Value]:
         a = _matrix(ledger, a, _ENTRIES)
         shapes = [v.aval.shape for v in eqn.outvars]
         each = [*degrees, *[0] * (len(shapes) - len(degrees))]
@@ -35,7 +35,7 @@ def factors(*degrees: Fraction | int) -> Callable[..., list[Value]]:
     return rule
 
 
-def lu(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
+def lu(ledger: Ledger, eqn: Equation, a: Value) -> list[Value]:
     """One array holds L, which does not scale, and U, which does; the pivots are comparisons."""
     a = _matrix(ledger, a, _ENTRIES)
     both = a.each(lambda b: fixed(ledger, b, "L and U in one array"))
@@ -43,7 +43,7 @@ def lu(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     return [_factor(both, shapes[0], 1), *(_factor(a, shape, 0) for shape in shapes[1:])]
 
 
-def triangular_solve(ledger: Ledger, eqn: Any, a: Value, b: Value) -> Value:
+def triangular_solve(ledger: Ledger, eqn: Equation, a: Value, b: Value) -> Value:
     """The solution x of a x = b, or of x a = b, for a triangular a."""
     params, rank = eqn.params, len(b.cuts)
     a = _matrix(ledger, a, _SOLVED)
@@ -59,7 +59,7 @@ def linear_solve(read: Read) -> Callable[..., Value | list[Value]]:
     How A scales is read off the program that multiplies by it.
     """
 
-    def rule(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+    def rule(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
         programs, lengths = eqn.params["jaxprs"], eqn.params["const_lengths"]
         right = operands[sum(lengths) :]
         if len(right) != 1 or not all(map(defined_in_jax, (programs.matvec, programs.solve))):

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from bnrate.certify import fields
 from bnrate.certify.axes import map_blocks, relabel
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import NOTHING, Facts
 from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
@@ -38,7 +38,7 @@ _WHOLE = {"select_n", "max", "min", "clamp", "copy", "convert_element_type", "st
 def pointwise(rule: Callable[..., Block]) -> Callable[..., Value]:
     """A rule for values from a rule `(ledger, eqn, *blocks)`; literals are computed."""
 
-    def apply(ledger: Ledger, eqn: JaxprEqn, *operands: Value) -> Value:
+    def apply(ledger: Ledger, eqn: Equation, *operands: Value) -> Value:
         rank = max(len(v.cuts) for v in operands)
         operands = tuple(
             v if len(v.cuts) == rank else relabel(v, (1,) * rank, {}) for v in operands
@@ -64,7 +64,7 @@ def pointwise(rule: Callable[..., Block]) -> Callable[..., Value]:
     return apply
 
 
-def invariant(ledger: Ledger, eqn: JaxprEqn, *blocks: Block) -> Block:
+def invariant(ledger: Ledger, eqn: Equation, *blocks: Block) -> Block:
     """A function of each index about which nothing is known: its operands must be invariant."""
     what = f"{eqn.primitive.name} of a value that scales"
     blocks = tuple(fixed(ledger, b, what) for b in blocks)

@@ -1,14 +1,13 @@
 """The rule for derivatives of max pooling, which a loss holds if it holds a gradient."""
 
-from typing import Any
-
+from bnrate.certify.equations import Equation
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import joined, resized
 from bnrate.certify.sums import varying, windows
 from bnrate.certify.values import Value, settle
 
 
-def window_gradient(ledger: Ledger, eqn: Any, a: Value, compared: Value) -> Value:
+def window_gradient(ledger: Ledger, eqn: Equation, a: Value, compared: Value) -> Value:
     """Gradients of max pooling: of entries picked by comparison some are added, or passed on."""
     cons, shape = 0, eqn.outvars[0].aval.shape
     what = "a comparison of entries that scale differently"

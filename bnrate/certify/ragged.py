@@ -1,8 +1,7 @@
 """The rule for products of rows with the matrices of their groups (mixtures of experts)."""
 
-from typing import Any
-
 from bnrate.certify.axes import relabel
+from bnrate.certify.equations import Equation
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES
 from bnrate.certify.shapes import bare_block, bilinear, joined, resized
@@ -10,7 +9,9 @@ from bnrate.certify.sums import contracted, framed, varying
 from bnrate.certify.values import Value, fixed, settle
 
 
-def ragged_dot(ledger: Ledger, eqn: Any, a: Value, b: Value, sizes: Value, *more: Value) -> Value:
+def ragged_dot(
+    ledger: Ledger, eqn: Equation, a: Value, b: Value, sizes: Value, *more: Value
+) -> Value:
     """`ragged_dot`: each row is multiplied by the matrix of its group, or by none, which gives 0.
 
     All matrices scale alike.

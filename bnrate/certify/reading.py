@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import Literal
 
 from bnrate.certify import linear, rules
 from bnrate.certify.entries import by_entry
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts, Ref
-from bnrate.certify.fields import Unknown
+from bnrate.certify.fields import Field, Unknown
 from bnrate.certify.ledger import Constraint, Ledger, Split, key
 from bnrate.certify.pointwise import LOSS
 from bnrate.certify.segments import coalesced
@@ -117,7 +118,7 @@ def leaf(ledger: Ledger, number: int, structure: Structure, coupled: Coupled) ->
     blocks = {}
     for index in itertools.product(*(range(len(axis)) for axis in structure)):
         axes = tuple(axis[i] for axis, i in zip(structure, index, strict=True))
-        scale = {(u, u.at): 1 for u in _block_unknowns(number, index, axes, coupled)}
+        scale: Field = {(u, u.at): 1 for u in _block_unknowns(number, index, axes, coupled)}
         block = Block(axes, scale, {}, ledger.mark(number, index), frozenset())
         block = block._replace(varies=frozenset(block.positions))
         blocks[index] = block.only_knowing(_free(ledger, block))
@@ -232,10 +233,10 @@ class _Reader:
         return [value(var) for var in jaxpr.outvars]
 
 
-def _within(eqn: JaxprEqn, var: Any, value: Value) -> Value:
+def _within(eqn: Equation, var: Any, value: Value) -> Value:
     """The value without the facts that do not hold of numbers that wrap around or overflow."""
     dtype = getattr(var.aval, "dtype", None)
-    if dtype in _SURE or eqn.primitive.name in _MOVES:
+    if dtype is None or dtype in _SURE or eqn.primitive.name in _MOVES:
         return value
     if not jnp.issubdtype(dtype, jnp.floating):
         return value.each(Block.only_knowing)

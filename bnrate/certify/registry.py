@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr
 
 from bnrate.certify import source
+from bnrate.certify.equations import Equation
 
 _POINTS = 3
 _ROUNDINGS = 1e3  # so many roundings of the largest number are no difference
@@ -55,7 +56,7 @@ def register(kernel: Any, reference: Callable[..., Any], *examples: Any) -> None
     _references[kernel] = reference
 
 
-def reference_of(eqn: JaxprEqn) -> ClosedJaxpr | None:
+def reference_of(eqn: Equation) -> ClosedJaxpr | None:
     """The program to be read in place of a call of a registered kernel.
 
     The call must be of the kernel's own program and rules, not of a batched or another one.

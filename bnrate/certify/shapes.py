@@ -3,11 +3,11 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from bnrate.certify import fields
 from bnrate.certify.axes import align, common, cut, flattened, merge, refactor, relabel
 from bnrate.certify.choices import either
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES, invariant
@@ -29,33 +29,33 @@ _MOST_SEGMENTS = 256
 _MIXED = "a join of values that scale differently"
 
 
-def broadcast(ledger: Ledger, eqn: Any, a: Value, *_: Value) -> Value:
+def broadcast(ledger: Ledger, eqn: Equation, a: Value, *_: Value) -> Value:
     """`broadcast_in_dim`."""
     to = {i: int(d) for i, d in enumerate(eqn.params["broadcast_dimensions"])}
     return relabel(a, eqn.params["shape"], to)
 
 
-def squeeze(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def squeeze(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """Leave out axes of length one."""
     gone = {d % len(a.cuts) for d in eqn.params["dimensions"]}
     kept = [axis for axis in range(len(a.cuts)) if axis not in gone]
     return relabel(a, [a.shape[axis] for axis in kept], {old: new for new, old in enumerate(kept)})
 
 
-def expand(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def expand(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """Put in axes of length one."""
     shape = eqn.outvars[0].aval.shape
     new = {d % len(shape) for d in eqn.params["dimensions"]}
     return relabel(a, shape, dict(enumerate(i for i in range(len(shape)) if i not in new)))
 
 
-def transpose(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def transpose(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """Permute the axes."""
     order = eqn.params["permutation"]
     return relabel(a, [a.shape[old] for old in order], {old: new for new, old in enumerate(order)})
 
 
-def reshape(ledger: Ledger, eqn: Any, a: Value, *_: Value) -> Value:
+def reshape(ledger: Ledger, eqn: Equation, a: Value, *_: Value) -> Value:
     """Merge and split axes; the entries stay in their order."""
     if eqn.params.get("dimensions") is not None:
         return uniform(ledger, eqn, a)[0]
@@ -146,7 +146,7 @@ def _regrouped(
     return moved(block, tuple(axes), moves)
 
 
-def slices(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def slices(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """A range of each axis."""
     starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
     strides = eqn.params["strides"] or (1,) * len(starts)
@@ -159,7 +159,7 @@ def slices(ledger: Ledger, eqn: Any, a: Value) -> Value:
     return a
 
 
-def split(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
+def split(ledger: Ledger, eqn: Equation, a: Value) -> list[Value]:
     """Consecutive ranges of one axis."""
     points = list(itertools.accumulate(map(int, eqn.params["sizes"]), initial=0))
     axis = int(eqn.params["axis"])
@@ -183,7 +183,7 @@ def reach(ledger: Ledger, value: Value, axis: int, low: int, high: int) -> Value
     return Value(replaced(value.cuts, axis, value.cuts[axis][first:last]), blocks)
 
 
-def concatenate(ledger: Ledger, eqn: Any, *parts: Value) -> Value:
+def concatenate(ledger: Ledger, eqn: Equation, *parts: Value) -> Value:
     """Join along an axis: one segment where all parts are alike, else a segment for each."""
     axis = int(eqn.params["dimension"])
     parts = tuple(part for part in parts if part.shape[axis])
@@ -265,7 +265,7 @@ def _refactored(ledger: Ledger, value: Value, axis: int, i: int, finest: Axis | 
     return Value(value.cuts, blocks)
 
 
-def pad(ledger: Ledger, eqn: Any, a: Value, filling: Value) -> Value:
+def pad(ledger: Ledger, eqn: Equation, a: Value, filling: Value) -> Value:
     """Padding is a join with the filling; negative or interior padding needs uniform axes."""
     for axis, (low, high, interior) in enumerate(eqn.params["padding_config"]):
         if (low, high, interior) == (0, 0, 0):
@@ -284,7 +284,7 @@ def _filled(like: Value, filling: Value, axis: int, length: int) -> Value:
     return relabel(filling, replaced(like.shape, axis, length), {})
 
 
-def gather(ledger: Ledger, eqn: Any, a: Value, indices: Value) -> Value:
+def gather(ledger: Ledger, eqn: Equation, a: Value, indices: Value) -> Value:
     """Entries at invariant indices; axes that are taken whole keep their structure."""
     filling = eqn.params.get("fill_value")
     if filling is not None and math.isfinite(filling):
@@ -311,7 +311,7 @@ def gather(ledger: Ledger, eqn: Any, a: Value, indices: Value) -> Value:
     )
 
 
-def dynamic_slice(ledger: Ledger, eqn: Any, a: Value, *starts: Value) -> Value:
+def dynamic_slice(ledger: Ledger, eqn: Equation, a: Value, *starts: Value) -> Value:
     """A range at invariant starts; axes that are taken whole keep their structure."""
     sizes = eqn.params["slice_sizes"]
     kept = {d: d for d, size in enumerate(sizes) if size == a.shape[d]}
@@ -336,7 +336,7 @@ def _picked(
     )
 
 
-def argument(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def argument(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """The indices argmax and argmin: where the extreme is, whatever the scale."""
     for axis in map(int, eqn.params["axes"]):
         a = joined(ledger, a, axis)
@@ -361,7 +361,7 @@ def bare_block(ledger: Ledger, value: Value) -> Block:
     return value.blocks[()]
 
 
-def uniform(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+def uniform(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
     """The sound default: invariant operands give invariant results, whatever the operation."""
     cons = 0
     for operand in operands:
@@ -370,7 +370,7 @@ def uniform(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
     return [data(getattr(v.aval, "shape", ()), cons) for v in eqn.outvars]
 
 
-def bilinear(ledger: Ledger, eqn: Any, a: Value, b: Value) -> Value:
+def bilinear(ledger: Ledger, eqn: Equation, a: Value, b: Value) -> Value:
     """A sum of products of entries, nobody knows which: uniform in both."""
     x, y = (settle(ledger, bare_block(ledger, v), ENTRIES) for v in (a, b))
     product = Block((), fields.add(x.scale, y.scale), {}, x.cons | y.cons, x.varies | y.varies)
@@ -378,7 +378,7 @@ def bilinear(ledger: Ledger, eqn: Any, a: Value, b: Value) -> Value:
     return value.each(lambda b: b.only_knowing()._replace(varies=b.varies | {*b.positions}))
 
 
-def same(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+def same(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
     """The same arrays."""
     return list(operands)
 

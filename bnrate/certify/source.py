@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from bnrate.certify.equations import Equation
+
 _JAX = str(Path(jax.__file__).parent) + os.sep
 # Where JAX keeps what carries a derivative rule about, rather than a rule.
 _MACHINERY = tuple(
@@ -49,7 +51,7 @@ class Site:
         return f"at {line}{inside}" + (f" [{self.module}]" if self.module else "")
 
 
-def site(eqn: Any) -> Site:
+def site(eqn: Equation) -> Site:
     """The place of one equation: the innermost line of the user's, and of a library's below it."""
     info = getattr(eqn, "source_info", None)
     user, library = "", ""
@@ -70,7 +72,7 @@ def defined_in_jax(jaxpr: Any) -> bool:
     return f" at {_JAX}" in origin
 
 
-def differentiated_by_jax(eqn: Any) -> bool:
+def differentiated_by_jax(eqn: Equation) -> bool:
     """Whether a custom call is one of JAX's own functions with its own derivative rule, like relu.
 
     The function is looked up where JAX defines it, and the rule in the call must be that of the
@@ -92,9 +94,9 @@ def _defined_at(jaxpr: Any) -> jax.custom_jvp | None:
         return None
     modules = (m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == file)
     found = getattr(next(modules, None), name, None)
-    while not isinstance(found, jax.custom_jvp) and hasattr(found, "__wrapped__"):
-        found = found.__wrapped__
-    return found if isinstance(found, jax.custom_jvp) else None
+    while found is not None and not isinstance(found, jax.custom_jvp):
+        found = getattr(found, "__wrapped__", None)
+    return found
 
 
 def _code_of(rule: Any) -> set[Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from bnrate.certify.axes import relabel
+from bnrate.certify.equations import Equation
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import chained, joined, reach, resized
 from bnrate.certify.values import Value, moved, replaced
@@ -10,7 +11,7 @@ from bnrate.certify.values import Value, moved, replaced
 _MOST_TAKEN = 64  # entries of an axis that are told apart
 
 
-def stack(ledger: Ledger, eqn: Any, *parts: Value) -> Value:
+def stack(ledger: Ledger, eqn: Equation, *parts: Value) -> Value:
     """`stack`: the arrays one behind the other along a new axis."""
     axis = int(eqn.params["axis"]) % (len(parts[0].cuts) + 1)
     shape = (*parts[0].shape[:axis], 1, *parts[0].shape[axis:])
@@ -18,7 +19,7 @@ def stack(ledger: Ledger, eqn: Any, *parts: Value) -> Value:
     return chained(ledger, [relabel(part, shape, to) for part in parts], axis)
 
 
-def unstack(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
+def unstack(ledger: Ledger, eqn: Equation, a: Value) -> list[Value]:
     """`unstack`: the entries along an axis, each for itself."""
     axis, count = int(eqn.params["axis"]) % len(a.cuts), len(eqn.outvars)
     if count > _MOST_TAKEN:
@@ -30,7 +31,7 @@ def unstack(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
     return [relabel(e, (*a.shape[:axis], *a.shape[axis + 1 :]), to) for e in entries]
 
 
-def tile(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def tile(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """`tile`: copies one behind the other; an axis becomes the product of copies and axis."""
     for axis, times in enumerate(map(int, eqn.params["reps"])):
         if times > 1 and a.shape[axis]:

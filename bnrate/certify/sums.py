@@ -9,6 +9,7 @@ from typing import Any
 from bnrate.certify import fields, linear
 from bnrate.certify.arithmetic import add, derived, multiply
 from bnrate.certify.axes import alike, map_blocks, relabel
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts, Position, Ref, Zeros, over_all
 from bnrate.certify.fields import Token
 from bnrate.certify.ledger import Ledger
@@ -17,12 +18,12 @@ from bnrate.certify.shapes import bilinear, joined, reshaped, resized, uniform
 from bnrate.certify.values import Block, Value, data, facts_of, moved, settle, still
 
 
-def reduce_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def reduce_sum(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """The sum over axes."""
     return summed(ledger, a, _axes(eqn), ENTRIES)
 
 
-def collective_sum(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+def collective_sum(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
     """The psum of `jax.vmap` with a named axis, which sums over axes of its operands."""
     axes = eqn.params["axes"]
     if eqn.params.get("axis_index_groups") or not all(hasattr(a, "__index__") for a in axes):
@@ -38,7 +39,7 @@ def summed(ledger: Ledger, value: Value, axes: Collection[int], what: str) -> Va
     return _dropped(ledger, parts, axes)
 
 
-def _axes(eqn: Any) -> tuple[int, ...]:
+def _axes(eqn: Equation) -> tuple[int, ...]:
     return tuple(map(int, eqn.params["axes"]))
 
 
@@ -147,7 +148,7 @@ def _summed_cross(
     return atom._replace(name=inner), tuple(at[i] for i in left)
 
 
-def extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def extreme(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """reduce_max and reduce_min: scale and shift must be constant along the axes."""
     what = "an extreme over entries that scale differently"
     axes, largest = _axes(eqn), eqn.primitive.name == "reduce_max"
@@ -167,7 +168,7 @@ def _extreme(block: Block, axes: Collection[int], largest: bool) -> Block:
     return _without(block, axes).only_knowing(facts)
 
 
-def reduce_product(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def reduce_product(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """The product over axes."""
     axes = _axes(eqn)
     count = math.prod(a.shape[axis] for axis in axes)
@@ -210,7 +211,7 @@ def _dropped(ledger: Ledger, value: Value, axes: Collection[int]) -> Value:
 # --- products
 
 
-def dot_general(ledger: Ledger, eqn: Any, a: Value, b: Value) -> Value:
+def dot_general(ledger: Ledger, eqn: Equation, a: Value, b: Value) -> Value:
     """A product of matrices: multiply in a frame that has all axes, and sum some of them."""
     (sum_a, sum_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
     free_a = [d for d in range(len(a.cuts)) if d not in (*sum_a, *batch_a)]
@@ -234,7 +235,7 @@ def contracted(ledger: Ledger, a: Value, b: Value, axes: tuple[int, ...]) -> Val
     return summed(ledger, product, axes, ENTRIES)
 
 
-def convolution(ledger: Ledger, eqn: Any, a: Value, kernel: Value) -> Value:
+def convolution(ledger: Ledger, eqn: Equation, a: Value, kernel: Value) -> Value:
     """A convolution: uniform along space, a contraction of the input channels of each group."""
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     if eqn.params["batch_group_count"] != 1 or eqn.params.get("runs", False):
@@ -310,7 +311,7 @@ def _one_factor(ledger: Ledger, block: Block, axis: int) -> Block:
     return moved(block, tuple(axes), moves)
 
 
-def window_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def window_sum(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """Sums over windows (average pooling)."""
     edges = any(map(any, eqn.params["padding"])) or set(eqn.params["base_dilation"]) != {1}
     a = _windowed(ledger, eqn, a, edges, "a sum over windows that scale differently")
@@ -320,7 +321,7 @@ def window_sum(ledger: Ledger, eqn: Any, a: Value) -> Value:
     return a.each(lambda b: b._replace(shift=fields.scaled(b.shift, count)))
 
 
-def window_extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def window_extreme(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """Extremes over windows (max pooling): what fills the edges is infinite."""
     what = "an extreme over entries that scale differently"
     for axis in windows(eqn):
@@ -328,7 +329,7 @@ def window_extreme(ledger: Ledger, eqn: Any, a: Value) -> Value:
     return _windowed(ledger, eqn, a, False, what)
 
 
-def windows(eqn: Any) -> list[int]:
+def windows(eqn: Equation) -> list[int]:
     """The axes along which the windows do anything."""
     names = "window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation"
     rank = len(eqn.params["window_dimensions"])
@@ -343,13 +344,13 @@ def _plain(found: list[Any]) -> tuple[Any, ...]:
     return tuple(tuple(map(int, x)) if isinstance(x, tuple | list) else int(x) for x in found)
 
 
-def _windowed(ledger: Ledger, eqn: Any, a: Value, edges: bool, what: str) -> Value:
+def _windowed(ledger: Ledger, eqn: Equation, a: Value, edges: bool, what: str) -> Value:
     for axis in windows(eqn):
         a = _mixed(ledger, a, axis, eqn.outvars[0].aval.shape[axis], edges, what)
     return a.each(Block.only_knowing)
 
 
-def running(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def running(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """cumsum, cummax, rev, sort of one operand: uniform along their axis in scale and shift."""
     for axis in _along(eqn):
         a = joined(ledger, a, axis)
@@ -364,13 +365,13 @@ def varying(block: Block, axes: Collection[int]) -> Block:
     return block.only_knowing()._replace(varies=block.varies | set(block.along(axes)))
 
 
-def _along(eqn: Any) -> tuple[int, ...]:
+def _along(eqn: Equation) -> tuple[int, ...]:
     params = eqn.params
     found = params.get("dimensions", params.get("axis", params.get("dimension")))
     return tuple(map(int, found)) if isinstance(found, tuple | list) else (int(found),)
 
 
-def sort(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
+def sort(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
     """Sort along an axis; the order of the keys is that of all operands.
 
     Keys that scale and shift alike along the axis keep their order, others may go anywhere in it.
@@ -386,7 +387,7 @@ def sort(ledger: Ledger, eqn: Any, *operands: Value) -> list[Value]:
     return [a.each(lambda b: varying(b, range(len(b.axes))).demanding(cons)) for a in operands]
 
 
-def running_logarithm(ledger: Ledger, eqn: Any, a: Value) -> Value:
+def running_logarithm(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """`cumlogsumexp`: of numbers that are shifted alike; they may not scale."""
     (axis,) = _along(eqn)
     a = joined(ledger, a, axis)
@@ -400,7 +401,7 @@ def running_logarithm(ledger: Ledger, eqn: Any, a: Value) -> Value:
     return a.each(rule)
 
 
-def top_k(ledger: Ledger, eqn: Any, a: Value) -> list[Value]:
+def top_k(ledger: Ledger, eqn: Equation, a: Value) -> list[Value]:
     """The largest entries along the last axis, and where they are."""
     axis = int(eqn.params.get("axis", -1)) % len(a.cuts)
     shape = eqn.outvars[0].aval.shape

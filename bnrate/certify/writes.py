@@ -10,6 +10,7 @@ from typing import Any
 from bnrate.certify.arithmetic import multiply
 from bnrate.certify.axes import map_blocks, relabel
 from bnrate.certify.choices import either
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import joined, resized, uniform
@@ -24,7 +25,7 @@ Join = Callable[[Ledger, Block, Block], Block]
 def scatter(join: Join) -> Callable[..., Value | list[Value]]:
     """A rule for writes at invariant indices, given what becomes of an old entry and new ones."""
 
-    def rule(ledger: Ledger, eqn: Any, a: Value, at: Value, new: Value) -> Value | list[Value]:
+    def rule(ledger: Ledger, eqn: Equation, a: Value, at: Value, new: Value) -> Value | list[Value]:
         if not _plain_write(eqn):
             return uniform(ledger, eqn, a, at, new)
         numbers = eqn.params["dimension_numbers"]
@@ -41,7 +42,7 @@ def scatter(join: Join) -> Callable[..., Value | list[Value]]:
     return rule
 
 
-def write_slice(ledger: Ledger, eqn: Any, a: Value, new: Value, *starts: Value) -> Value:
+def write_slice(ledger: Ledger, eqn: Equation, a: Value, new: Value, *starts: Value) -> Value:
     """`dynamic_update_slice`: a block of entries at an invariant place."""
     return _written(ledger, replace, a, new, {d: d for d in range(len(a.cuts))}, starts)
 
@@ -96,7 +97,7 @@ def scale(ledger: Ledger, old: Block, new: Block) -> Block:
     return multiply(ledger, old.only_knowing(), fixed(ledger, new, _FACTOR).only_knowing())
 
 
-def _plain_write(eqn: Any) -> bool:
+def _plain_write(eqn: Equation) -> bool:
     """Whether the new entries are the updates, or are added; not a function of the old ones."""
     function = eqn.params.get("update_jaxpr")
     if function is None or eqn.primitive.name != "scatter":
