@@ -61,6 +61,8 @@ def reference_of(eqn: Equation) -> ClosedJaxpr | None:
 
     The call must be of the kernel's own program and rules, not of a batched or another one.
     """
+    if not _references:
+        return None
     held = source.functions_in([eqn.params.get(name) for name in source.RULE_PARAMETERS])
     for kernel, reference in _references.items():
         rules = [getattr(kernel, name, None) for name in ("fwd", "bwd", "jvp")]
