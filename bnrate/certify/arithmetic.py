@@ -26,7 +26,7 @@ from bnrate.certify.pointwise import (
     stretched,
     unmarked,
 )
-from bnrate.certify.values import Block, facts_of, fixed, settle
+from bnrate.certify.values import Block, facts_of, fixed, length, place_of, settle
 
 _MOST_TOKENS = 3  # of which products are still formed
 _MOST_REFS = 32
@@ -55,7 +55,9 @@ def add(ledger: Ledger, a: Block, b: Block) -> Block:
     met = ledger.vanish(difference, _sum_of(first, second))
     reach = {p for field in (a.scale, b.scale, second.shift) for _, at in field for p in at}
     depends = _sorted(second.varies | reach)
-    constant_along = [p for p in first.varies if p not in depends and p[0] >= 0]
+    constant_along = [
+        p for p in first.varies if p not in depends and (p[0] >= 0 or p in ledger.shards)
+    ]
     if not constant_along:
         return made((a, b), first.scale, shift, met, facts)
     shift = fields.add(shift, {ledger.token(met | second.cons, depends): 1})
@@ -96,8 +98,8 @@ def _sum_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
     sizes = _sizes_of(a, b)
     terms = [(m, r.name, tuple(places[p] for p in r.at)) for m, r in ((j, first), (k, second))]
     coefficient, name = ledger.names.of_combination(terms, sizes)
-    facts = facts._replace(symbol=(coefficient, Ref(name, tuple(_positions(a, b)))))
-    lengths = dict(zip(_positions(a, b), sizes, strict=True))
+    facts = facts._replace(symbol=(coefficient, Ref(name, tuple(places))))
+    lengths = ledger.shards | dict(zip(_positions(a, b), sizes, strict=True))
     for (m, one), (n, other) in itertools.permutations(((j, first), (k, second))):
         ratio = Fraction(n) / Fraction(m)
         if ledger.names.is_centred(one, other, ratio, lengths):
@@ -260,7 +262,8 @@ def derived(
     made, cons = {}, 0
     for placement, part in groups.items():
         met = ledger.vanish(part, "a term that is not scaled along")
-        if set(placement).issuperset(p for p in result.positions if p in result.varies):
+        everywhere = (p for p in (*result.positions, *ledger.shards) if p in result.varies)
+        if set(placement).issuperset(everywhere):
             cons |= met
         else:
             made[ledger.token(met, placement)] = 1
@@ -273,16 +276,18 @@ def _square(ledger: Ledger, a: Block, ratio: Fraction) -> Block:
     This is what removes a bias from a variance: E[(x + T)^2] - (E[x + T])^2.
     """
     symbol = a.facts.symbol
-    if len(a.shift) > _MOST_TOKENS or symbol is None or symbol[1].at != tuple(a.positions):
+    if len(a.shift) > _MOST_TOKENS or symbol is None or symbol[1].at != place_of(ledger, a):
         a = settle(ledger, a, "a product of shifted values")
     shift: Field = {}
-    place = tuple(sorted([*ledger.steps, *a.positions]))
+    own = place_of(ledger, a)
+    place = tuple(sorted([*ledger.steps, *own]))
+    lengths = tuple(length(ledger, a, p) for p in own)
     order = {p: i for i, p in enumerate(place)}
     coefficient, name = (symbol[0], symbol[1].name) if symbol else (Fraction(1), None)
     terms = list(a.shift.items())
     for i, ((atom, at), k) in enumerate(terms):
         met = ledger.vanish({(atom, at): k}, "a term that is not scaled along")
-        cross = Token(("times", name, atom, tuple(order[p] for p in at), a.sizes), met)
+        cross = Token(("times", name, atom, tuple(order[p] for p in at), lengths), met)
         shift = fields.add(shift, {(cross, place): 2 * k * coefficient * ratio})
         for (other, where), m in terms[i:]:
             both = tuple(sorted({*at, *where}))

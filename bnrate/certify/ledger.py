@@ -58,8 +58,10 @@ class Ledger:
     constraints: list[Constraint] = dataclasses.field(default_factory=list)
     splits: dict[Split, None] = dataclasses.field(default_factory=dict)
     primitive: str = ""
-    depth: int = 0  # of nested scans
+    depth: int = 0  # of nested scans and mesh axes
     steps: tuple[Position, ...] = ()  # the positions of their steps
+    mesh: dict[str, Position] = dataclasses.field(default_factory=dict)  # its axes by name
+    shards: dict[Position, int] = dataclasses.field(default_factory=dict)  # how many along each
     names: Names = dataclasses.field(default_factory=Names)
     free: set[int] = dataclasses.field(default_factory=set)  # names of independent numbers
     real: bool = True  # no complex number is about

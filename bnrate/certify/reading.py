@@ -20,7 +20,7 @@ from bnrate.certify.pointwise import LOSS
 from bnrate.certify.segments import coalesced
 from bnrate.certify.shapes import uniform
 from bnrate.certify.source import Site, defined_in_jax
-from bnrate.certify.values import Block, Value, constant, data, fixed, whole
+from bnrate.certify.values import Block, Value, constant, data, fixed, place_of, whole
 
 # For each axis of a leaf, its segments, each with its factors.
 Structure = tuple[tuple[tuple[int, ...], ...], ...]
@@ -262,7 +262,7 @@ def _named(ledger: Ledger, value: Value) -> Value:
             return block
         if facts.symbol is None:
             name = ledger.names.fresh()
-            facts = facts._replace(symbol=(1, Ref(name, tuple(block.positions))))
+            facts = facts._replace(symbol=(1, Ref(name, place_of(ledger, block))))
         return Block(block.axes, scale, shift, block.cons, block.varies, facts)
 
     return coalesced(value).each(rule)

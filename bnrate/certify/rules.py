@@ -7,6 +7,7 @@ from typing import Any
 from bnrate.certify import (
     arithmetic,
     choices,
+    collectives,
     complexes,
     control,
     linalg,
@@ -105,7 +106,6 @@ _SHAPES |= dict.fromkeys(("scatter", "scatter-max", "scatter-min"), writes.scatt
 
 _SUMS: dict[str, Rule] = {
     "reduce_sum": sums.reduce_sum,
-    "psum": sums.collective_sum,
     "reduce_max": sums.extreme,
     "reduce_min": sums.extreme,
     "reduce_prod": sums.reduce_product,
@@ -138,24 +138,42 @@ _LINALG: dict[str, Rule] = {
     "triangular_solve": linalg.triangular_solve,
 }
 
+_SHARDS: dict[str, Rule] = {
+    "psum": collectives.psum,
+    "psum_invariant": collectives.psum,
+    "pmax": collectives.extreme,
+    "pmin": collectives.extreme,
+    "all_gather": collectives.all_gather,
+    "all_gather_invariant": collectives.all_gather,
+    "reduce_scatter": collectives.reduce_scatter,
+    "all_to_all": collectives.all_to_all,
+    "ppermute": collectives.permute,
+    "axis_index": collectives.axis_index,
+}
+
 
 def table(read: control.Read) -> dict[str, Rule]:
     """All rules by the name of their primitive; `read` reads a program within the program."""
-    inside: dict[str, Rule] = {
+    loops: dict[str, Rule] = {
         "cond": control.cond(read),
         "while": control.while_loop(read),
         "scan": control.scan(read),
         "custom_linear_solve": linalg.linear_solve(read),
+    }
+    calls: dict[str, Rule] = {
+        "shard_map": collectives.shard_map(read),
         "custom_jvp_call": control.custom(read, "call_jaxpr"),
         "custom_vjp_call": control.custom(read, "call_jaxpr"),
         "custom_vjp_call_jaxpr": control.custom(read, "fun_jaxpr"),
     }
-    inside |= dict.fromkeys(("jit", "pjit", "remat", "remat2", "checkpoint"),
-                            control.call(read, "jaxpr"))  # fmt: skip
-    inside |= dict.fromkeys(("closed_call", "core_call"), control.call(read, "call_jaxpr"))
+    calls |= dict.fromkeys(("jit", "pjit", "remat", "remat2", "checkpoint"),
+                           control.call(read, "jaxpr"))  # fmt: skip
+    calls |= dict.fromkeys(("closed_call", "core_call"), control.call(read, "call_jaxpr"))
     simple = {name: pointwise.pointwise(_without_equation(rule)) for name, rule in _PLAIN.items()}
     simple |= {name: pointwise.pointwise(rule) for name, rule in _POINTWISE.items()}
-    return simple | _SHAPES | _SUMS | _LINALG | inside
+    local = simple | _SHAPES | _SUMS | _LINALG | loops
+    alone = {name: collectives.on_each_shard(rule) for name, rule in local.items()}
+    return alone | _SHARDS | calls
 
 
 def _without_equation(rule: Callable[..., Any]) -> Callable[..., Any]:

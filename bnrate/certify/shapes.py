@@ -367,7 +367,13 @@ def uniform(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
     for operand in operands:
         for block in operand.blocks.values():
             cons |= invariant(ledger, eqn, block).cons
-    return [data(getattr(v.aval, "shape", ()), cons) for v in eqn.outvars]
+    # What shards it may differ between is not known either.
+    return [
+        data(getattr(v.aval, "shape", ()), cons).each(
+            lambda b: b._replace(varies=b.varies | {*ledger.shards})
+        )
+        for v in eqn.outvars
+    ]
 
 
 def bilinear(ledger: Ledger, eqn: Equation, a: Value, b: Value) -> Value:

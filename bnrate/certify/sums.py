@@ -15,7 +15,7 @@ from bnrate.certify.fields import Token
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL
 from bnrate.certify.shapes import bilinear, joined, reshaped, resized, uniform
-from bnrate.certify.values import Block, Value, data, facts_of, moved, settle, still
+from bnrate.certify.values import Block, Value, data, facts_of, length, moved, place_of, settle, still
 
 
 def reduce_sum(ledger: Ledger, eqn: Equation, a: Value) -> Value:
@@ -23,19 +23,11 @@ def reduce_sum(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     return summed(ledger, a, _axes(eqn), ENTRIES)
 
 
-def collective_sum(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
-    """The psum of `jax.vmap` with a named axis, which sums over axes of its operands."""
-    axes = eqn.params["axes"]
-    if eqn.params.get("axis_index_groups") or not all(hasattr(a, "__index__") for a in axes):
-        return uniform(ledger, eqn, *operands)
-    return [summed(ledger, a, tuple(map(int, axes)), ENTRIES) for a in operands]
-
-
 def summed(ledger: Ledger, value: Value, axes: Collection[int], what: str) -> Value:
     """The sum over axes: scales must be constant along them."""
     if any(value.shape[axis] == 0 for axis in axes):
         return data([n for a, n in enumerate(value.shape) if a not in axes])
-    parts = value.each(lambda b: _block_sum(ledger, b, axes, what))
+    parts = value.each(lambda b: total(ledger, b, {*b.along(axes)}, axes, what))
     return _dropped(ledger, parts, axes)
 
 
@@ -43,18 +35,20 @@ def _axes(eqn: Equation) -> tuple[int, ...]:
     return tuple(map(int, eqn.params["axes"]))
 
 
-def _block_sum(ledger: Ledger, block: Block, axes: Collection[int], what: str) -> Block:
-    """The sum over all entries of one block; summed axes are left without positions."""
-    gone = set(block.along(axes))
-    count = math.prod(block.axes[a][j] for a, j in gone)
+def total(
+    ledger: Ledger, block: Block, gone: set[Position], axes: Collection[int], what: str
+) -> Block:
+    """The sum of one block along positions, of some axes or of shards; the axes are left bare."""
+    count = math.prod(length(ledger, block, p) for p in gone)
     block = _common_scale(ledger, block, gone, what)
     kept: dict = {}
     varying: dict = {}
     for (atom, at), k in block.shift.items():
         if not gone.intersection(at):
             kept[atom, at] = k * count
-        elif (term := _summed_cross(ledger, atom, at, block, gone)) is not None:
-            kept = dict(fields.add(kept, {term: k}))
+        elif (found := _summed_cross(ledger, atom, at, block, gone)) is not None:
+            term, times = found
+            kept = dict(fields.add(kept, {term: k * times}))
         else:
             varying[atom, at] = k
     bare = tuple(() if a in axes else f for a, f in enumerate(block.axes))
@@ -68,7 +62,7 @@ def _block_sum(ledger: Ledger, block: Block, axes: Collection[int], what: str) -
 def _facts_of_sum(ledger: Ledger, block: Block, gone: set[Position]) -> Facts:
     known = block.facts
     if known.literal is not None:
-        return facts_of(known.literal * math.prod(block.axes[a][j] for a, j in gone))
+        return facts_of(known.literal * math.prod(length(ledger, block, p) for p in gone))
     pending = tuple(
         p._replace(zeros=tuple(_zeros_of_sum(zeros, gone) for zeros in p.zeros))
         for p in known.pending if all(z.null or not z.varies & gone for z in p.zeros)
@@ -97,12 +91,12 @@ def _symbol_of_sum(
 ) -> tuple[linear.Number, Ref]:
     """A sum's name: that of the value summed, and over what; a sum of a sum is one sum."""
     k, ref = symbol
-    k = k * math.prod(block.axes[a][j] for a, j in gone.difference(ref.at))
+    k = k * math.prod(length(ledger, block, p) for p in gone.difference(ref.at))
     removed = frozenset(i for i, p in enumerate(ref.at) if p in gone)
     if not removed:
         return k, ref
     left = tuple(p for p in ref.at if p not in gone)
-    sizes = tuple(block.axes[p[0]][p[1]] for p in ref.at if p is not None)
+    sizes = tuple(length(ledger, block, p) for p in ref.at if p is not None)
     return k, Ref(ledger.names.of_sum(ref.name, removed, sizes), left)
 
 
@@ -133,19 +127,20 @@ def _summed_cross(
     if not (isinstance(atom, Token) and isinstance(atom.name, tuple) and atom.name[0] == "times"):
         return None
     _, name, token, place, sizes = atom.name
-    steps = len(ledger.steps)
+    own = place_of(ledger, block)
     removed = {i for i, p in enumerate(at) if p in gone}
-    if at != (*sorted(ledger.steps), *block.positions) or removed.intersection(place):
+    if at != tuple(sorted([*ledger.steps, *own])) or removed.intersection(place):
         return None
-    if sizes != block.sizes or name is None:
+    if sizes != tuple(length(ledger, block, p) for p in own) or name is None:
         return None
     left = [i for i in range(len(at)) if i not in removed]
-    summed_name = ledger.names.of_sum(name, frozenset(i - steps for i in removed), sizes)
+    summed_name = ledger.names.of_sum(name, frozenset(own.index(at[i]) for i in removed), sizes)
     inner = (
         "times", summed_name, token, tuple(left.index(i) for i in place),
-        tuple(sizes[i - steps] for i in left if i >= steps),
+        tuple(n for p, n in zip(own, sizes, strict=True) if p not in gone),
     )  # fmt: skip
-    return atom._replace(name=inner), tuple(at[i] for i in left)
+    times = math.prod(length(ledger, block, p) for p in gone.difference(at))
+    return (atom._replace(name=inner), tuple(at[i] for i in left)), times
 
 
 def extreme(ledger: Ledger, eqn: Equation, a: Value) -> Value:

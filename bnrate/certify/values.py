@@ -171,6 +171,18 @@ def is_wild(number: float) -> bool:
     return number == 0 or not math.isfinite(number)
 
 
+def place_of(ledger: Ledger, block: Block) -> tuple[Position, ...]:
+    """The positions of a block's own name: those of shards that differ, and those of its axes."""
+    if not ledger.shards:
+        return tuple(block.positions)
+    return (*sorted(p for p in ledger.shards if p in block.varies), *block.positions)
+
+
+def length(ledger: Ledger, block: Block, position: Position) -> int:
+    """How many indices there are along a position, of a block or of shards."""
+    return ledger.shards.get(position) or block.axes[position[0]][position[1]]
+
+
 # --- what may be demanded of a block
 
 
