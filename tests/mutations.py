@@ -199,9 +199,7 @@ MUTATIONS: dict[str, Mutation] = {
     "argmax forgets constraints": Mutation(
         In("shapes._told").drop("cons", of="Block"), caught="lookup by sin"
     ),
-    "a write of different scales": Mutation(
-        In("writes.replace").returns("old"), caught="write"
-    ),
+    "a write of different scales": Mutation(In("writes.replace").returns("old"), caught="write"),
     "an index of a write is unchecked": Mutation(
         In("writes._written").delete("cons |= ..."), caught="write by sin"
     ),

@@ -94,12 +94,12 @@ def _sum_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
     (j, first), (k, second) = a.facts.symbol, b.facts.symbol
     if first == second:  # h - h, for one
         return facts._replace(symbol=(j + k, first)) if j + k else facts
-    places: dict[Position | None, int] = {p: i for i, p in enumerate(_positions(a, b))}
-    sizes = _sizes_of(a, b)
-    terms = [(m, r.name, tuple(places[p] for p in r.at)) for m, r in ((j, first), (k, second))]
+    lengths = ledger.shards | dict(zip(_positions(a, b), _sizes_of(a, b), strict=True))
+    places = _places(a, b, first, second)
+    sizes = tuple(lengths.get(p, 0) for p in places)
+    terms = [(m, r.name, _seats(r, places)) for m, r in ((j, first), (k, second))]
     coefficient, name = ledger.names.of_combination(terms, sizes)
-    facts = facts._replace(symbol=(coefficient, Ref(name, tuple(places))))
-    lengths = ledger.shards | dict(zip(_positions(a, b), sizes, strict=True))
+    facts = facts._replace(symbol=(coefficient, Ref(name, places)))
     for (m, one), (n, other) in itertools.permutations(((j, first), (k, second))):
         ratio = Fraction(n) / Fraction(m)
         if ledger.names.is_centred(one, other, ratio, lengths):
@@ -113,6 +113,15 @@ def _sum_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
 
 def _positions(a: Block, b: Block) -> list[Position]:
     return [(i, j) for i, factors in enumerate(axes_of(a, b)) for j in range(len(factors))]
+
+
+def _places(a: Block, b: Block, *refs: Ref) -> tuple[Position, ...]:
+    """The positions of a result, and those of names beyond them (of shards)."""
+    return _sorted({*_positions(a, b), *(p for ref in refs for p in ref.at if p is not None)})
+
+
+def _seats(ref: Ref, places: tuple[Position, ...]) -> tuple[int, ...]:
+    return tuple(places.index(p) for p in ref.at if p is not None)
 
 
 def _sizes_of(a: Block, b: Block) -> tuple[int, ...]:
@@ -195,10 +204,10 @@ def _product_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
     )
     if x.symbol is None or y.symbol is None:
         return facts
-    places: dict[Position | None, int] = {p: i for i, p in enumerate(_positions(a, b))}
-    terms = sorted((r.name, tuple(places[p] for p in r.at)) for _, r in (x.symbol, y.symbol))
+    places = _places(a, b, x.symbol[1], y.symbol[1])
+    terms = sorted((r.name, _seats(r, places)) for _, r in (x.symbol, y.symbol))
     name = ledger.names.of("product", *terms, _sizes_of(a, b))
-    return facts._replace(symbol=(x.symbol[0] * y.symbol[0], Ref(name, tuple(_positions(a, b)))))
+    return facts._replace(symbol=(x.symbol[0] * y.symbol[0], Ref(name, places)))
 
 
 def divide(ledger: Ledger, a: Block, b: Block) -> Block:
