@@ -10,27 +10,15 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from bnrate.certify.axes import common, flattened, refactor, relabel
 from bnrate.certify.control import Read
+from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts, Position
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES
 from bnrate.certify.shapes import joined, uniform
 from bnrate.certify.sums import summed, total
-from bnrate.certify.values import (
-    Block,
-    Value,
-    common,
-    data,
-    flattened,
-    moved,
-    refactor,
-    relabel,
-    replaced,
-    settle,
-    still,
-    unnamed,
-    whole,
-)
+from bnrate.certify.values import Block, Value, data, moved, replaced, settle, still, unnamed, whole
 
 _SHARDS = "shards that scale differently"
 
@@ -40,7 +28,7 @@ Rule = Callable[..., Value | list[Value]]
 def on_each_shard(rule: Rule) -> Rule:
     """A rule for what each shard does alone: its results differ where its operands do."""
 
-    def apply(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+    def apply(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
         results = rule(ledger, eqn, *operands)
         if not ledger.shards:
             return results
@@ -60,11 +48,13 @@ def _differing(value: Value, along: frozenset[Position]) -> Value:
 def shard_map(read: Read) -> Rule:
     """The program of a shard, on a mesh of a known size."""
 
-    def rule(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+    def rule(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
         params = eqn.params
         names = sorted(params.get("newly_manual_axes", params.get("manual_axes", ())))
-        specs = params.get("in_specs"), params.get("out_specs")
-        if not names or None in specs or {*names} & {*ledger.mesh} or not _plain(*specs):
+        before, after = params.get("in_specs"), params.get("out_specs")
+        if not names or {*names} & {*ledger.mesh} or before is None or after is None:
+            return uniform(ledger, eqn, *operands)
+        if not _plain(before, after):
             return uniform(ledger, eqn, *operands)
         outside = ledger.depth, dict(ledger.mesh), dict(ledger.shards)
         new: set[Position] = set()
@@ -74,9 +64,9 @@ def shard_map(read: Read) -> Rule:
             if (size := params["mesh"].shape[name]) > 1:
                 ledger.shards[ledger.mesh[name]] = size
                 new.add(ledger.mesh[name])
-        inputs = [_sharded(ledger, v, s) for v, s in zip(operands, specs[0], strict=True)]
+        inputs = [_sharded(ledger, v, s) for v, s in zip(operands, before, strict=True)]
         outputs = read(ledger, params["jaxpr"], inputs)
-        results = [_whole(ledger, v, s, new) for v, s in zip(outputs, specs[1], strict=True)]
+        results = [_whole(ledger, v, s, new) for v, s in zip(outputs, after, strict=True)]
         ledger.depth, ledger.mesh, ledger.shards = outside
         return results
 
@@ -164,7 +154,7 @@ def _copy(ledger: Ledger, block: Block, mesh: Collection[Position]) -> Block:
 # --- what shards say to each other
 
 
-def _known(ledger: Ledger, eqn: Any, names: Any) -> bool:
+def _known(ledger: Ledger, eqn: Equation, names: Any) -> bool:
     """Whether all shards along these mesh axes take part."""
     names = names if isinstance(names, tuple | list) else (names,)
     return not eqn.params.get("axis_index_groups") and all(name in ledger.mesh for name in names)
@@ -176,7 +166,7 @@ def _split_names(axes: Sequence[Any]) -> tuple[tuple[int, ...], tuple[Any, ...]]
     return numbers, tuple(a for a in axes if not hasattr(a, "__index__"))
 
 
-def psum(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+def psum(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
     """The sum over mesh axes, and over axes of the operands."""
     numbers, names = _split_names(eqn.params["axes"])
     if not _known(ledger, eqn, names):
@@ -190,7 +180,7 @@ def psum(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
     ]
 
 
-def extreme(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+def extreme(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
     """`pmax`, `pmin`."""
     numbers, names = _split_names(eqn.params["axes"])
     if numbers or not _known(ledger, eqn, names):
@@ -207,7 +197,7 @@ def extreme(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
     return [a.each(rule) for a in operands]
 
 
-def all_gather(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+def all_gather(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
     """The parts of all shards, along an axis or (not tiled) along a new one."""
     params = eqn.params
     if not _known(ledger, eqn, params["axis_name"]):
@@ -224,7 +214,7 @@ def all_gather(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value
     return [gathered(a) for a in operands]
 
 
-def reduce_scatter(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+def reduce_scatter(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
     """The sum over shards, of which each has its own part."""
     params = eqn.params
     if not _known(ledger, eqn, params["axis_name"]):
@@ -243,7 +233,7 @@ def reduce_scatter(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[V
     return [dealt(a) for a in operands]
 
 
-def all_to_all(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+def all_to_all(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
     """Each shard sends a part of one axis to each other, which joins them along another axis."""
     params = eqn.params
     into, out_of = params["split_axis"], params["concat_axis"]
@@ -264,7 +254,7 @@ def all_to_all(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value
     return [sent(a) for a in operands]
 
 
-def permute(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
+def permute(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
     """`ppermute`: each shard has another's value; those that nobody sends to have zeros."""
     params = eqn.params
     if not _known(ledger, eqn, params["axis_name"]):
@@ -281,6 +271,6 @@ def permute(ledger: Ledger, eqn: Any, *operands: Value) -> Value | list[Value]:
     return [a.each(rule) for a in operands]
 
 
-def axis_index(ledger: Ledger, eqn: Any) -> Value:
+def axis_index(ledger: Ledger, eqn: Equation) -> Value:
     """The number of the shard."""
     return _differing(data(()), frozenset(ledger.shards))

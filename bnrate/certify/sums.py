@@ -15,7 +15,17 @@ from bnrate.certify.fields import Token
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL
 from bnrate.certify.shapes import bilinear, joined, reshaped, resized, uniform
-from bnrate.certify.values import Block, Value, data, facts_of, length, moved, place_of, settle, still
+from bnrate.certify.values import (
+    Block,
+    Value,
+    data,
+    facts_of,
+    length,
+    moved,
+    place_of,
+    settle,
+    still,
+)
 
 
 def reduce_sum(ledger: Ledger, eqn: Equation, a: Value) -> Value:
