@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -63,17 +64,20 @@ def _rows(rows: Iterable[tuple[str, str]], indent: int = 2) -> Iterator[str]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """The lines of a cell; paths are broken behind a "/" if they must be."""
+    """The lines of a cell; paths are broken behind a "/" if they must be.
+
+    All lines but the first are two columns narrower, since they may be set in.
+    """
     if len(text) <= width:
         return [text]
-    pieces = re.sub(r"/", "/\0", text).replace(" ", " \0").split("\0")
+    pieces = re.findall(r"[^ /]*[ /]?", text)
     lines = [""]
     for piece in pieces:
-        limit = width - (2 if len(lines) > 1 else 0)
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > limit:
+        limit = width - 2 if len(lines) > 1 else width
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > limit:
             lines.append("")
         lines[-1] += piece
-    return [line[i : i + width - 2] for line in lines for i in range(0, len(line), width - 2)]
+    return [part for line in lines for part in textwrap.wrap(line.rstrip(), width)]
 
 
 def _count(number: int, noun: str) -> str:

@@ -143,7 +143,8 @@ def constant(array: Any) -> Value:
     if jnp.issubdtype(getattr(array, "dtype", float), jax.dtypes.extended):
         return data(array.shape)  # keys of a random number generator
     array = np.asarray(array)
-    if array.dtype.kind in "bifu" and array.size == 1:
+    real = array.dtype == bool or not jnp.issubdtype(array.dtype, jnp.complexfloating)
+    if real and array.size == 1:
         return literal(array.shape, float(array.item()))
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return data(array.shape)
