@@ -56,8 +56,8 @@ def far_away(p, x):
     return net(p, x) + jnp.where(jnp.sum(p["kernel"] ** 2) > 500, jnp.nan, 0.0)
 
 
-def group(*paths, axis=()):
-    return Groups([Group(Member(path, axis) for path in paths)])
+def group(*paths, axis=None):
+    return Groups([Group(Member(path, () if axis is None else axis) for path in paths)])
 
 
 CASES = {  # groups, loss, the verdict on each group
@@ -86,7 +86,7 @@ CASES = {  # groups, loss, the verdict on each group
 @pytest.mark.parametrize(("groups", "loss", "kinds"), CASES.values(), ids=CASES)
 def test_verdicts(groups, loss, kinds):
     report = check(groups, loss, NET, X)
-    assert [outcome.kind for outcome in report.outcomes] == kinds, str(report)
+    assert [outcome.kind for outcome in report.verdicts] == kinds, str(report)
     assert report.ok == ("rest" not in kinds)
     assert [o.group for o in report.failures] == [
         g for g, kind in zip(groups, kinds, strict=True) if kind == "rest"
@@ -94,18 +94,19 @@ def test_verdicts(groups, loss, kinds):
 
 
 def test_silent_units_are_counted():
-    outcome = check(group("kernel", axis=1), half_dead, NET, X).outcomes[0]
+    outcome = check(group("kernel", axis=1), half_dead, NET, X).verdicts[0]
     assert (outcome.kind, outcome.units, outcome.silent) == ("invariant", 7, 3)
 
 
 def test_value_is_told_from_gradient():
     """Euler's identity fails alone, or rescaling alone."""
-    outcome = check(group("head"), value_only, NET, X).outcomes[0]
+    outcome = check(group("head"), value_only, NET, X).verdicts[0]
     assert outcome.euler > 1e-3
-    assert outcome.scaling < 1e-6
-    outcome = check(group("kernel"), far_away, NET, X).outcomes[0]
+    assert outcome.figure.startswith("its gradient is not orthogonal to it: <w, grad> is ")
+    outcome = check(group("kernel"), far_away, NET, X).verdicts[0]
     assert outcome.euler < 1e-6
     assert np.isnan(outcome.scaling)
+    assert outcome.figure == "the loss is not finite when it is multiplied by 10"
 
 
 def test_the_tolerance_decides_on_an_epsilon():
@@ -131,6 +132,8 @@ def test_prints_as_a_table():
     assert lines[2].split() == ["bias", "1", "1", "no", "effect"]
     assert lines[3].split()[:4] == ["scale+head", "1", "0", "FAILS"]
     assert lines[4] == "2 of 3 groups pass (tolerance 0.001)"
+    assert lines[5].startswith("scale+head: the loss moves ")
+    assert lines[5].endswith(" when they are doubled")
     assert str(check(Groups(), net, NET, X)).endswith("0 of 0 groups pass (tolerance 0.001)")
 
 

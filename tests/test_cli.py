@@ -12,9 +12,9 @@ import pytest
 from test_experiments import settled
 from test_results import dataset
 
-from bnrate import cli, experiments, results
+from bnrate import cli, experiments, models, results
 from bnrate import groups as gr
-from bnrate.cli import proving, running
+from bnrate.cli import programs, proving, running
 from bnrate.sweep import sweeping
 
 TINY = ["--rates", "0.1", "10", "--seeds", "1", "--steps", "10", "--width", "8", "--batch", "32"]
@@ -278,7 +278,7 @@ def loss(params, x):
 def start():
     key = jax.random.key(0)
     params = {"w": jax.random.normal(key, (3, 4)), "head": jnp.ones(4), "idle": jnp.ones(2)}
-    return params, jnp.ones((8, 3))
+    return params, jax.random.normal(key, (8, 3))
 
 def alone(): return start()[0]
 def vector(params, x): return x[0]
@@ -368,8 +368,9 @@ def test_why(own, capsys):
 LINT = {
     "right": ({"w": 1, "head": "rest"}, 0, "no findings"),
     "note": ({"w": None}, 0, "each index of axis 1 is a unit"),
-    "axis": ({"w": 0}, 1, "wrong axis"),
-    "rest": ({"head": 0}, 1, "in no scale-invariant group"),
+    "axis": ({"w": 0}, 0, "its units are the indices of axis 1: whether projecting it changes"),
+    "rest": ({"head": 0}, 0, "in no scale-invariant group"),
+    "axes": ({"w": [0, 1]}, 0, "a fixed norm at each index of axes (0, 1), but"),
     "label": ({"w": "rest"}, 1, "treated as rest, but it is scale-invariant"),
 }
 
@@ -390,6 +391,32 @@ def test_lint(treatment, status, finding, proven, own, capsys):
     assert bool(found) == (finding != "no findings")
 
 
+def test_lint_with_numbers(own, capsys):
+    (own / "treatment.json").write_text('{"w": 0, "head": null}')
+    assert lints(*OWN, "--numeric") == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert re.search(
+        r"head error has a fixed norm, .* the loss moves by [\d.]+ % when it is do", out
+    )
+    assert re.search(r"w error .* when each index of axis 0 is scaled by a factor of its own", out)
+
+
+def test_certify_with_numbers(own, capsys):
+    table = prints(capsys, "certify", *OWN, "--numeric", "--json", "answers.json")
+    assert table.startswith("Proven, and the numbers agree: 2 claims")
+    assert re.search(r"Refuted: 2 claims\n  head +as a whole +the loss moves by", table)
+    claims = json.loads((own / "answers.json").read_text())["claims"]
+    assert {claim["answer"] for claim in claims} == {"proven", "refuted"}
+
+
+def test_certify_a_network_of_ours_with_numbers(monkeypatch, capsys):
+    small = models.MLP((3, 2), 10)
+    monkeypatch.setattr(programs.models, "MLP", lambda *_: small)
+    table = prints(capsys, "certify", "--model", "mlp", "--numeric")
+    assert re.search(r"layer0/kernel.*each index of axis 1", table)
+    assert "PROVEN" not in table
+
+
 def lints(*args):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["lint", "treatment.json", *args])
@@ -399,7 +426,9 @@ def lints(*args):
 def test_a_mask_has_the_meaning_that_is_given(own, capsys):
     (own / "treatment.json").write_text('{"head": true}')
     assert lints(*OWN, "--meaning", "decay") == 0
-    assert lints(*OWN, "--meaning", "invariant") == 1
+    assert lints(*OWN, "--meaning", "invariant") == 0
+    assert "unknown" in capsys.readouterr().out
+    assert lints(*OWN, "--meaning", "invariant", "--numeric") == 1
 
 
 def test_the_example_of_the_documentation(own, monkeypatch, capsys):
@@ -430,6 +459,16 @@ BAD_PROOFS = {
         "mlp normalises dense layers",
     ),
     "axis": (["certify", *OWN, "--axis", "1"], "--axis is that of the leaves named by --why"),
+    "why by numbers": (["certify", *OWN, "--numeric", "--why", "w"], "leave out --numeric"),
+    "no values": (
+        ["certify", "ownloss:loss", "--params", "ownloss:shapes", "--numeric"],
+        "leaf 'head' is only a shape",
+    ),
+    "needs arguments": (
+        [*("certify", *OWN[:2]), "ownloss:loss", "--numeric"],
+        "missing 2 required",
+    ),
+    "no loss for numbers": (["lint", "mask.json", *OWN[1:], "--numeric"], "needs the loss too"),
     "no axis": (["certify", *OWN, "--why", "w", "--axis", "2"], "it has no axis 2"),
     "no leaf": (["certify", *OWN, "--why", "x"], "there is no leaf 'x'"),
     "module": (["certify", "nowhere:loss", *OWN[1:]], "there is no module 'nowhere'"),

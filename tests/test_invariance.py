@@ -90,6 +90,19 @@ def two_axes(p, x):
     return mse(jnp.tanh(h).sum(1) @ p["head"])
 
 
+def layers_only(p, x):
+    """A stack of two kernels, each normalised as a whole."""
+    h = jnp.einsum("bi,kio->kbo", x, p["kernels"])
+    h = h / jnp.sqrt((h**2).mean((1, 2), keepdims=True))
+    return mse(jnp.tanh(h).sum(0) @ p["head"])
+
+
+def stacked_norms(p, x):
+    """Scales and biases of three layers, each channel of which is normalised again."""
+    h = standardise(x, 0)[None] * p["n"]["scale"][:, None] + p["n"]["bias"][:, None]
+    return mse(jnp.tanh(standardise(jnp.abs(h), 1)).sum(0) @ p["head"])
+
+
 def float32_net(p, x):
     """Computes in float32 whatever it is given."""
     p, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (p, x))
@@ -107,8 +120,8 @@ def margin(p, x):
     return nn.relu(batch_norm_net(p, x) - 1e6)
 
 
-def ones(*paths, axis=()):
-    return [Group(Member(path, axis) for path in paths)]
+def ones(*paths, axis=None):
+    return [Group(Member(path, () if axis is None else axis) for path in paths)]
 
 
 NET = {"kernel": array(2, 5, 7), "head": array(3, 7)}
@@ -148,8 +161,17 @@ CASES = {
         lambda p, x: batch_norm_net(p, x) + 1e-3 * jnp.mean(p["big"]),
         {**NET, "big": array(9, 1_000_000)}, ones("kernel", axis=1),
     ),
-    "the finer of two axes": (
-        two_axes, {"kernels": array(2, 2, 5, 7), "head": array(3, 7)}, ones("kernels", axis=2),
+    "each channel of each layer": (
+        two_axes, {"kernels": array(2, 2, 5, 7), "head": array(3, 7)},
+        ones("kernels", axis=(0, 2)),
+    ),
+    "the finest of three axes": (
+        layers_only, {"kernels": array(2, 2, 5, 7), "head": array(3, 7)}, ones("kernels", axis=0),
+    ),
+    "jointly, each channel of each layer": (
+        stacked_norms,
+        {"n": {"scale": array(2, 3, 5), "bias": array(3, 3, 5)}, "head": array(4, 5)},
+        ones("n/bias", "n/scale", axis=(0, 1)),
     ),
     "float32 inside": (float32_net, {**NET, "bias": jnp.zeros(7)}, ones("kernel", axis=1)),
     "overlapping": (
@@ -282,14 +304,19 @@ def test_flax_batch_norm_with_its_default_epsilon(key):
 
 def test_prints_as_a_table():
     lines = str(detect(two_norms, TWO, X)).splitlines()
-    assert lines[0].split() == ["leaves", "unit", "axis", "verdict", "euler", "scaling"]
+    assert lines[0].split() == ["leaves", "unit", "axes", "verdict", "euler", "scaling"]
     assert lines[-1].split()[:3] == ["a/bias+a/scale", "-", "invariant"]
     assert sum("only jointly" in line for line in lines) == 2
 
 
 BAD = {
     "integers": (plain, {"n": jnp.arange(3)}, {}, "leaf 'n' is int32"),
-    "vector": (lambda p, x: p["w"] * x[0], {"w": array(0, 5)}, {}, r"got float64 of shape \(5,\)"),
+    "vector": (
+        lambda p, x: p["w"] * x[0],
+        {"w": array(0, 5)},
+        {},
+        r"got float\d\d of shape \(5,\): reduce",
+    ),
     "nan": (lambda p, x: jnp.log(-jnp.sum(p["w"] ** 2)), {"w": array(0, 5)}, {}, "the loss is nan"),
     "half precision": (
         lambda p, x: plain(p, x).astype(jnp.bfloat16),

@@ -12,19 +12,21 @@ LONGEST = 450
 MAY_IMPORT = {
     "__init__": set(),
     "groups": set(),
+    "objective": {"groups"},
     "normalize": set(),
     "conv": set(),
     "lanczos": set(),
     "ranges": set(),
     "data": set(),
     "results": {"__init__"},
-    "invariance": {"groups"},
-    "certify": {"groups"},
+    "invariance": {"groups", "objective"},
+    "certify": {"groups", "objective"},
     "theory": {"groups", "ranges"},
     "losses": {"groups", "normalize", "ranges", "theory"},
     "curvature": {"groups", "lanczos", "ranges"},
     "transforms": {"groups", "lanczos", "ranges", "theory"},
     "measure": {"groups"},
+    "evidence": {"groups", "invariance", "certify"},
     "models": {"groups", "normalize", "conv"},
     "train": {"groups", "measure"},
     "sweep": {"__init__", "results"},
@@ -34,7 +36,8 @@ MAY_IMPORT = {
         "models", "train", "sweep", "theory", "losses", "curvature",
     },
     "cli": {
-        "experiments", "sweep", "plots", "results", "certify", "groups", "invariance", "models",
+        "experiments", "sweep", "plots", "results", "certify", "evidence", "groups", "invariance",
+        "models",
     },
 }  # fmt: skip
 

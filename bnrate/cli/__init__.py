@@ -50,7 +50,8 @@ def main(args: Sequence[str] | None = None) -> None:
             case Plot():
                 running.plot(command)
             case Certify():
-                proving.certify(command)
+                if status := proving.certify(command):
+                    sys.exit(status)
             case Lint():
                 sys.exit(proving.lint(command))
 

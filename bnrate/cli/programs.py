@@ -1,6 +1,7 @@
 """What is certified: a network of this package, or a loss and its arguments named on the way in.
 
-Nothing is allocated: of the parameters and the batch there are only shapes.
+Nothing is allocated, of the parameters and the batch there are only shapes; unless values are asked
+for, to try with numbers.
 """
 
 import dataclasses
@@ -14,7 +15,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 import tyro
 from jaxtyping import PyTree
@@ -61,8 +61,8 @@ class Program(NamedTuple):
     args: tuple[Any, ...]
 
 
-def program(target: Target) -> Program:
-    """The loss, and the shapes of its arguments.
+def program(target: Target, values: bool = False) -> Program:
+    """The loss, and the shapes of its arguments, or their values.
 
     Raises:
       ValueError: not exactly one loss was named; it or its arguments are not where they should be,
@@ -71,7 +71,7 @@ def program(target: Target) -> Program:
     if target.model is not None:
         if target.loss is not None or target.params is not None:
             raise ValueError("give --model, or a loss and --params of your own, not both")
-        return _network(target.model, target.norm or "batch")
+        return _network(target.model, target.norm or "batch", values)
     if target.norm is not None:
         raise ValueError("--norm is that of a --model, and there is none")
     if target.params is None:
@@ -79,22 +79,23 @@ def program(target: Target) -> Program:
     loss = None if target.loss is None else _named(target.loss)
     if not (loss is None or callable(loss)):
         raise ValueError(f"'{target.loss}' is no function, but of type {type(loss).__name__}")
-    given = _shapes(target.params)
+    given = _given(target.params, values)
     params, *args = given if type(given) is tuple and given else (given,)
     return Program(loss, params, tuple(args))
 
 
-def _shapes(name: str) -> PyTree:
-    """What a function without arguments returns, as shapes; or a value as it is."""
+def _given(name: str, values: bool) -> PyTree:
+    """What a function without arguments returns, or its shapes; or a value as it is."""
     value = _named(name)
     if not callable(value):
         return value
+    look = "" if values else ", and not look at their values"
     try:
-        return jax.eval_shape(value)
+        return value() if values else jax.eval_shape(value)
     except TypeError as error:
         raise ValueError(
-            f"'{name}' must need no arguments, return arrays, and not look at their values (or be "
-            f"the arguments themselves): {str(error).splitlines()[0]}"
+            f"'{name}' must need no arguments, return arrays{look} (or be the arguments "
+            f"themselves): {str(error).splitlines()[0]}"
         ) from error
 
 
@@ -138,7 +139,7 @@ def _groups(channels: int) -> int:
     return math.gcd(32, channels)
 
 
-def _network(name: Model, norm: Normalisation) -> Program:
+def _network(name: Model, norm: Normalisation, values: bool) -> Program:
     """The cross-entropy of a network in training, with the running moments that it updates."""
     if norm == "instance" and not name.startswith("resnet"):
         raise ValueError(
@@ -159,9 +160,10 @@ def _network(name: Model, norm: Normalisation) -> Program:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def arguments() -> tuple[PyTree, ...]:
-        x, labels = jnp.zeros((_BATCH, *image)), jnp.zeros(_BATCH, jnp.int32)
+        x = jax.random.normal(jax.random.key(1), (_BATCH, *image))
+        labels = jax.random.randint(jax.random.key(2), (_BATCH,), 0, 10)
         state = dict(model.init(jax.random.key(0), x, train=True))
         return state.pop("params"), state, x, labels
 
-    params, *args = jax.eval_shape(arguments)
+    params, *args = arguments() if values else jax.eval_shape(arguments)
     return Program(loss, params, tuple(args))

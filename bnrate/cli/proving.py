@@ -25,13 +25,13 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from bnrate import certify as structural
+from bnrate import evidence, invariance
 from bnrate import groups as gr
-from bnrate import invariance
 from bnrate.cli import programs
 from bnrate.cli.programs import Target, optional
 
@@ -49,7 +49,10 @@ class Certify:
       why: Print what stops scaling these leaves together, rather than the table.
       axis: With --why: what stops scaling each index along this axis alone.
       groups: Write the groups to this file, for people to edit and for `bnrate lint`.
-      json: Write the certificate to this file; - prints it, and nothing else.
+      numeric: Try with numbers too, and print what is proven, what numbers refute, and what is not
+        known; the function of --params is run (minutes, for a large network).
+      json: Write the certificate (with --numeric, all answers) to this file; - prints it, and
+        nothing else.
     """
 
     target: tyro.conf.OmitArgPrefixes[Target] = dataclasses.field(default_factory=Target)
@@ -57,6 +60,7 @@ class Certify:
     why: Annotated[tuple[str, ...], optional("PATH [PATH ...]")] = ()
     axis: Annotated[int | None, optional("AXIS")] = None
     groups: Annotated[str | None, optional("FILE")] = None
+    numeric: bool = False
     json: Annotated[str | None, optional("FILE")] = None
 
 
@@ -66,12 +70,15 @@ class Lint:
 
     Attributes:
       treatment: A file with an object from paths of leaves to "invariant" or "rest" (a label), true
-        or false (a mask; say with --meaning of what), or a unit axis or null (a fixed norm).
+        or false (a mask; say with --meaning of what), or a unit axis, a list of them or null (a
+        fixed norm).
       target: The loss: LOSS and --params, or a --model; with --groups, LOSS is not needed.
       groups: Hold it against the groups in this file, rather than against a new proof.
       eps: Of a new proof, as in `bnrate certify`.
       meaning: What true means in a mask: the leaf is treated as invariant, or decays, or has a
         trust ratio (trust_ratio).
+      numeric: Try with numbers what is not proven, which is not known otherwise; the function of
+        --params is run.
       json: Write the findings to this file; - prints them, and nothing else.
     """
 
@@ -80,29 +87,41 @@ class Lint:
     groups: Annotated[str | None, optional("FILE")] = None
     eps: Literal["ignore", "strict"] = "ignore"
     meaning: Annotated[invariance.Meaning | None, optional("MEANING")] = None
+    numeric: bool = False
     json: Annotated[str | None, optional("FILE")] = None
 
 
-def certify(command: Certify) -> None:
-    """Prove, write what was asked for, print a table or the reasons."""
+def certify(command: Certify) -> int:
+    """Prove, write what was asked for, print a table or the reasons; 1 if numbers contradict."""
     if command.axis is not None and not command.why:
         raise ValueError("--axis is that of the leaves named by --why, and there are none")
-    certificate = _certificate(programs.program(command.target), command.eps)
+    if command.numeric and command.why:
+        raise ValueError("--why asks the proof alone; leave out --numeric")
+    program = programs.program(command.target, command.numeric)
+    gathered = None
+    if command.numeric:
+        gathered = evidence.gather(_loss(program), program.params, *program.args, eps=command.eps)
+        certificate = gathered.certificate
+    else:
+        certificate = _certificate(program, command.eps)
     why = "\n".join(_reasons(certificate, command)) if command.why else ""
     if command.groups is not None:
         _write(gr.to_json(certificate.groups), command.groups)
-    _show(why or str(certificate), certificate.to_json(), command.json)
+    shown = gathered or certificate
+    _show(why or str(shown), shown.to_json(), command.json)
+    return 0 if gathered is None or gathered.ok else 1
 
 
 def lint(command: Lint) -> int:
     """Print the findings; 1 if there are errors."""
-    program = programs.program(command.target)
+    program = programs.program(command.target, command.numeric)
+    tried = {"loss": _loss(program), "args": program.args} if command.numeric else {}
     treatment = _read(command.treatment, invariance.treatment_from_json)
     if command.groups is None:
         groups = _certificate(program, command.eps).groups
     else:
         groups = _read(command.groups, gr.from_json)
-    findings = invariance.lint(treatment, groups, program.params, meaning=command.meaning)
+    findings = invariance.lint(treatment, groups, program.params, meaning=command.meaning, **tried)
     document = json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2) + "\n"
     _show(str(findings), document, command.json)
     return 1 if findings.errors else 0
@@ -111,9 +130,13 @@ def lint(command: Lint) -> int:
 def _certificate(
     program: programs.Program, eps: Literal["ignore", "strict"]
 ) -> structural.Certificate:
+    return structural.certify(_loss(program), program.params, *program.args, eps=eps)
+
+
+def _loss(program: programs.Program) -> Callable[..., Any]:
     if program.loss is None:
         raise ValueError("a proof needs the loss too: name it as MODULE:NAME")
-    return structural.certify(program.loss, program.params, *program.args, eps=eps)
+    return program.loss
 
 
 def _reasons(certificate: structural.Certificate, command: Certify) -> Iterator[str]:

@@ -22,9 +22,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bnrate import groups as gr
-from bnrate.invariance import trial
-from bnrate.invariance.nullspace import ROUNDINGS, NullSpace, null_space
-from bnrate.invariance.table import table
+from bnrate import objective
+from bnrate.invariance import _precision
+from bnrate.invariance._evaluation import spread
+from bnrate.invariance._formatting import table
+from bnrate.invariance._null_space import ROUNDINGS, NullSpace, null_space
+from bnrate.invariance._precision import Precision
 
 _MOST_COLUMNS = 4000
 _SPREAD = 0.5  # log of the random factor on each leaf: so that all sizes are looked at, not one
@@ -44,14 +47,19 @@ class Symmetries:
       whole: the null space of all exponents; `exponents` says what its columns mean.
       products: w * grad at some of the points, leaf after leaf, each of shape (points, *leaf);
         relative to the sum of their absolute values at that point.
-      noise: what counts as rounding in them.
+      precision: in which dtypes the loss was tried.
     """
 
     shapes: dict[str, tuple[int, ...]]
     leaf: NullSpace
     whole: NullSpace
     products: dict[str, np.ndarray]
-    noise: float
+    precision: Precision
+
+    @property
+    def noise(self) -> float:
+        """What counts as rounding in the products."""
+        return ROUNDINGS * self.precision.rounding
 
     @functools.cached_property
     def dims(self) -> tuple[int, int]:
@@ -156,6 +164,7 @@ class Symmetries:
                 *joint,
                 f"dimensions: {by_leaf} by leaf, {by_index} by index, {mixed} by both",
                 f"singular values: {values} ({certain})",
+                *([] if self.precision.double else [str(self.precision)]),
             ]
         )
 
@@ -205,9 +214,8 @@ def symmetries(
     """Find every separable rescaling of the parameters that the loss does not feel.
 
     For small models: it needs more gradients than there are columns, one per leaf and index of an
-    axis.  Exact to rounding, so an epsilon in a normalisation counts as a break, and so does
-    float32 inside a loss of float64.  Blind to what does not happen at the points, such as a clamp
-    that is never reached.
+    axis.  Exact to rounding, so an epsilon in a normalisation counts as a break.  Blind to what
+    does not happen at the points, such as a clamp that is never reached.
 
     Args:
       loss: (as all below) as in `detect`.
@@ -221,7 +229,7 @@ def symmetries(
       ValueError: there are more than 4000 columns; fewer finite draws than columns; and as
         `detect`.
     """
-    trial.check_floating(params)
+    objective.finite(params)
     shapes = {path: np.shape(leaf) for path, leaf in gr.leaves(params).items()}
     columns = sum(map(_width, shapes.values()))
     if columns > _MOST_COLUMNS:
@@ -231,9 +239,16 @@ def symmetries(
         )
     draws = 2 * columns + 16 if draws is None else draws
     chunks, kept = [], []
-    with jax.enable_x64(True):
-        gradients, eps = _compile(loss, params, args)
-        points = _points(gradients, params, [args, *batches], draws, seed, eps)
+    precision, _ = _precision.choose(loss, params, args)
+    eps = precision.rounding
+    if eps > _precision.COARSEST:
+        raise ValueError(
+            f"a rounding of {eps:.0e} inside the loss hides all symmetries; compute it in float32 "
+            "or wider"
+        )
+    with precision.context():
+        gradients = _compile(loss, params, precision)
+        points = _points(gradients, params, [args, *batches], draws, seed, precision)
         for rows in _in_chunks(points):
             chunks.append(_reduce(rows, shapes))
             if sum(chunk.size for chunk in kept) + rows.size <= _REMEMBERED or not kept:
@@ -245,11 +260,10 @@ def symmetries(
             f"noise), fewer than the {columns} columns; give more draws, or parameters where the "
             "loss is finite"
         )
-    noise = ROUNDINGS * eps
     sums = _Sums(*map(np.concatenate, zip(*chunks, strict=True)))
     leaf = null_space(sums.by_leaf, sums.by_leaf_size, eps)
     whole = null_space(sums.by_index, sums.by_index_size, eps)
-    return Symmetries(shapes, leaf, whole, _by_path(np.concatenate(kept), shapes), noise)
+    return Symmetries(shapes, leaf, whole, _by_path(np.concatenate(kept), shapes), precision)
 
 
 class _Sums(NamedTuple):
@@ -270,22 +284,20 @@ def _reduce(products: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> _Sums:
     return _Sums(sums[0], sums[2], sums[1], sums[3])
 
 
-def _compile(
-    loss: Callable[..., Any], params: PyTree, args: Sequence[Any]
-) -> tuple[Callable[..., Any], float]:
-    """The function w * grad of flat w, and its relative rounding."""
+def _compile(loss: Callable[..., Any], params: PyTree, precision: Precision) -> Callable[..., Any]:
+    """The function w * grad of flat w."""
     leaves, tree = jax.tree.flatten(params)
     ends = list(itertools.accumulate(np.size(leaf) for leaf in leaves))
 
     def value(w, *args):
         parts = jnp.split(w, ends[:-1])
-        shaped = [part.reshape(np.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
-        return trial.scalar(loss(jax.tree.unflatten(tree, shaped), *args))
+        shaped = [
+            part.reshape(np.shape(leaf)).astype(precision.dtype(leaf))
+            for part, leaf in zip(parts, leaves, strict=True)
+        ]
+        return objective.scalar(loss(jax.tree.unflatten(tree, shaped), *args))
 
-    gradients = jax.jit(lambda w, *args: w * jax.grad(value)(w, *args))
-    flat = jax.ShapeDtypeStruct((ends[-1],), jnp.float64)
-    shape = jax.eval_shape(value, flat, *jax.tree.map(trial.double, args))
-    return gradients, trial.rounding(shape.dtype)
+    return jax.jit(lambda w, *args: w * jax.grad(value)(w, *args))
 
 
 def _points(
@@ -294,25 +306,28 @@ def _points(
     batches: list[Sequence[Any]],
     draws: int,
     seed: int,
-    eps: float,
+    precision: Precision,
 ) -> Iterator[np.ndarray]:
     """Yield w * grad at random points, relative to its sum, where that is a sound number.
 
     One compiled call per point: as fast as a batched one for a small model, whose time goes into
     compilation, and any loss can do it.
     """
+    eps = precision.rounding
     rng, leaves = np.random.default_rng(seed), list(gr.leaves(params).values())
     center = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in leaves])
-    sizes, spread = [np.size(leaf) for leaf in leaves], [trial.spread(leaf) for leaf in leaves]
-    batches = [jax.tree.map(trial.double, batch) for batch in batches]
+    sizes, spreads = [np.size(leaf) for leaf in leaves], [spread(leaf) for leaf in leaves]
+    batches = [precision.arguments(tuple(batch)) for batch in batches]
     for _, args in zip(range(draws), itertools.cycle(batches), strict=False):
         near, factors = np.exp([[1.0], [_SPREAD]] * rng.standard_normal((2, len(leaves))))
-        offset = np.repeat(spread * near, sizes) * rng.standard_normal(center.shape)
+        offset = np.repeat(spreads * near, sizes) * rng.standard_normal(center.shape)
         w = (center + offset) * np.repeat(factors, sizes)
         # What is left of a second difference is noise: after a normalisation of a constant (all
         # ReLUs before it are off) there is nothing else.
         step = eps**0.6 * w * rng.uniform(-1, 1, w.shape)
-        below, products, above = (np.asarray(gradients(v, *args)) for v in (w - step, w, w + step))
+        below, products, above = (
+            np.asarray(gradients(v, *args), np.float64) for v in (w - step, w, w + step)
+        )
         total = np.abs(products).sum()
         if not 0 < total < np.inf:
             continue
