@@ -131,7 +131,12 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _hint(error: Exception, args: Sequence[Any]) -> str:
-    """What to do, if the loss wants to know a value while it is traced."""
+    """What to do, if the loss wants a named axis, or to know a value while it is traced."""
+    if "unbound axis name" in str(error):
+        return (
+            " (a normalisation with an axis_name works within a mapped function: wrap the loss of "
+            "one example, as in jax.vmap(one, axis_name=...)(batch).mean())"
+        )
     if not (isinstance(error, jax.errors.JAXTypeError) or "Tracer" in str(error)):
         return ""
     for place, leaf in _arguments(args):

@@ -21,11 +21,9 @@ demands that its operands be invariant: what is not known costs claims, never tr
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from bnrate import groups as gr
+from bnrate import objective
 from bnrate.certify.certificate import Break, Certificate, EpsSite
 from bnrate.certify.reading import read
 from bnrate.certify.registry import register
@@ -63,43 +61,7 @@ def certify(
     """
     if eps not in ("ignore", "strict"):
         raise ValueError(f"eps must be 'ignore' or 'strict', got {eps!r}")
-    leaves = gr.leaves(params)
-    if not leaves:
-        raise ValueError("there are no parameters")
-    for path, leaf in leaves.items():
-        dtype = getattr(leaf, "dtype", type(leaf).__name__)
-        if not (hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
-            raise ValueError(f"leaf '{path}' is {dtype}; parameters must be arrays of floats")
+    leaves = objective.parameters(params)
     shapes = tuple(tuple(leaf.shape) for leaf in leaves.values())
-    reading = read(_traced(loss, params, args), shapes)
+    reading = read(objective.trace(loss, params, args), shapes)
     return Certificate.of(Solution(tuple(leaves), shapes, reading, strict=eps == "strict"))
-
-
-def _traced(loss: Callable[..., Any], params: PyTree, args: tuple[Any, ...]) -> Any:
-    def value(params: PyTree, *args: Any) -> Any:
-        return _scalar(loss(params, *args))
-
-    try:
-        return jax.make_jaxpr(value)(params, *args)
-    except _NotScalarError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"the loss could not be traced for these parameters and arguments: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        ) from error
-
-
-class _NotScalarError(ValueError):
-    """The loss is no floating scalar."""
-
-
-def _scalar(output: Any) -> Array:
-    value: Any = output[0] if isinstance(output, tuple) and output else output
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", type(value).__name__)
-    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
-        raise _NotScalarError(
-            "the loss must return a floating scalar, or a tuple that begins with one; "
-            f"got {dtype} of shape {shape}"
-        )
-    return value
