@@ -1,6 +1,6 @@
 """Random programs against the certifier, as many as wished; prints one JSON line.
 
-python benchmarks/certify_fuzz.py --programs 2000 --first 0
+python benchmarks/certify_fuzz.py --programs 2000 --first 0 --eps ignore
 """
 
 import argparse
@@ -16,13 +16,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--programs", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--eps", choices=("strict", "ignore"), default="strict")
     options = parser.parse_args()
     from programs.attack import attack  # noqa: PLC0415 (found through the path above)
 
     from bnrate.certify import certify  # noqa: PLC0415
 
     start = time.perf_counter()
-    summary = attack(range(options.first, options.first + options.programs), certify)
+    summary = attack(range(options.first, options.first + options.programs), certify, options.eps)
     seconds = round(time.perf_counter() - start, 1)
     print(json.dumps(summary.counts() | {"seconds": seconds}))
     for violation in summary.violations:

@@ -1,6 +1,6 @@
 """Random programs with scale symmetries and near misses of them, to test the certifier."""
 
-from programs import layers, structure, terminals  # noqa: F401 (they register operations)
+from programs import guards, layers, structure, terminals  # noqa: F401 (they register operations)
 from programs.interpreter import evaluate
 from programs.operations import OPERATIONS
 from programs.program import Program, generate, shrink

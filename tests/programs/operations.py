@@ -106,8 +106,6 @@ BREAKING = {
     "to_integer": lambda x: x.astype(int).astype(float),
     "to_boolean": lambda x: (x - 0.2).astype(bool).astype(float),
     "add_one": lambda x: x + 1.0,
-    "add_small": lambda x: x + 1e-6,
-    "maximum_small": lambda x: jnp.maximum(x, 1e-5),
     "maximum_one": lambda x: jnp.maximum(jnp.abs(x), 1.0),
     "clip": lambda x: jnp.clip(x, -1.0, 1.0),
     "above_half": lambda x: jnp.where(x > 0.5, x, 0.0),
