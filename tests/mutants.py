@@ -9,6 +9,7 @@ import ast
 import contextlib
 import functools
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet
 from importlib.abc import InspectLoader, MetaPathFinder
@@ -18,11 +19,12 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from special import EXCUSES, SPECIAL
 from special_found import FOUND, FOUND_EXCUSES
 from syntax import In, copied, rebuilt
-from zoo import ZOO
+from zoo import ZOO, units
 
 import bnrate
 from bnrate import groups as gr
@@ -230,17 +232,33 @@ def excess(certify, name):
     """What a certifier claims of a loss that is not true of it."""
     entry, (loss, params, args), eps = case(name)
     certificate = certify(loss, params, *args, eps=eps)
+    directions = certificate.directions()
     free = {*entry.invariant, *entry.no_effect}
     wrong = [f"{path} has an effect" for path in {*certificate.no_effect} - {*entry.no_effect}]
     for group in certificate.groups:
-        members = frozenset(member.path for member in group.members)
+        members = frozenset(member.name for member in group.members)
         if members not in entry.joint and members - free not in (frozenset(), *entry.joint):
             wrong.append(f"{sorted(members)} may not be scaled")
-        elif len(members) == 1 and group.members[0].axes not in ((), (entry.units.get(*members),)):
+        elif len(members) == 1 and units(*group.members) not in ((), entry.units.get(*members)):
             wrong.append(f"{group.members[0]} may not be scaled by each index")
-    found = dimensions(certificate.directions(), params)
+    found = dimensions(directions, params)
     wrong += [f"dimensions {found}"] * any(np.greater(found, entry.dims))
-    return wrong
+    return wrong + ["units are no rescalings"] * (not spans(directions, certificate.groups, params))
+
+
+def spans(directions, groups, params):
+    """Whether all units may be scaled alone, for all that directions say."""
+    if not any(member.axes for group in groups for member in group.members):
+        return True
+    ones = jax.tree.map(np.ones_like, params)
+    factors = np.random.default_rng(0).standard_normal(len(gr.units(groups, ones)))
+    drawn, zero = (
+        matrix([gr.leaves(gr.rescale(groups, ones, jnp.asarray(f, float)))], params)
+        for f in (factors, 0 * factors)
+    )
+    found = matrix(directions, params)
+    wanted = (drawn - zero).T
+    return np.allclose(found.T @ (np.linalg.pinv(found.T) @ wanted), wanted, atol=1e-4)
 
 
 def dimensions(directions, params):
@@ -256,3 +274,14 @@ def dimensions(directions, params):
     rank = [np.linalg.matrix_rank(np.hstack(part)) for part in (varying, uniform)]
     total = np.linalg.matrix_rank(np.hstack(varying + uniform))
     return tuple(int(total - r) for r in rank)
+
+
+def matrix(directions, params):
+    """Exponents of all entries of the parameters, one row for each direction."""
+    shapes = {path: np.shape(leaf) for path, leaf in gr.leaves(params).items()}
+    rows = [
+        [np.ravel(np.broadcast_to(d.get(path, 0.0), shape)) for path, shape in shapes.items()]
+        for d in directions
+    ]
+    size = sum(map(math.prod, shapes.values()))
+    return np.array([np.concatenate(row) for row in rows]).reshape(len(rows), size)

@@ -218,7 +218,8 @@ SPECIAL: dict[str, Entry] = {
         dims=(1, 0),
     ),
     "slices of an inner factor": entry(
-        lambda x, w: (h := w.reshape(2, 3))[:, 0] / h[:, 1], w=(6,), invariant=("w",), dims=(1, 3)
+        lambda x, w: (h := w.reshape(2, 3))[:, 0] / h[:, 1], w=(6,), invariant=("w",),
+        units={"w": ((0,), (2, 3))}, dims=(1, 3)
     ),
     "rows in another order": entry(
         lambda x, w: in_rows(w[jnp.array([2, 0, 4, 1, 3])]), invariant=("w",), units={"w": 1},

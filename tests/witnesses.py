@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import mutants
 import numpy as np
+from zoo import units
 
 from bnrate import invariance
 from bnrate.certify import certify
@@ -33,13 +34,6 @@ def claims(certificate):
             frozenset(m.name for m in g.members) for g in certificate.groups if len(g.members) > 1
         },
     }
-
-
-def units(member):
-    """The unit axis, if there is one only; else the axes, with the view if there is one."""
-    if member.shape is not None:
-        return member.axes, member.shape
-    return member.axes[0] if len(member.axes) == 1 else member.axes
 
 
 def build(entry, eps):

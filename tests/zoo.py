@@ -28,7 +28,7 @@ class Entry(NamedTuple):
       joint: minimal sets of leaves that may be scaled by one factor (of leaves not in the above).
       units: of an invariant leaf, the axis whose indices may each be scaled alone; or several
         axes; or axes and the shape that the leaf is viewed in.
-      dims: of the symmetry space, leaf-level and per index (exponents of zero sum on each axis).
+      dims: of the symmetry space, leaf-level and per index (exponents of zero sum on each leaf).
       note: what a proof says otherwise than numbers, and why.
       fixed_eps: the library does not let epsilon be set; the answers are those of the limit 0.
     """
@@ -41,6 +41,13 @@ class Entry(NamedTuple):
     dims: tuple[int, int] = (0, 0)
     note: str = ""
     fixed_eps: bool = False
+
+
+def units(member):
+    """The unit axis, if there is one only; else the axes, with the view if there is one."""
+    if member.shape is not None:
+        return member.axes, member.shape
+    return member.axes[0] if len(member.axes) == 1 else member.axes
 
 
 def paths(pattern, count):
@@ -168,10 +175,10 @@ ZOO: dict[str, Entry] = {
             dense("attn/out", "fc2") | {"emb/kernel"},
             dense("attn/value", "fc2") | {"attn/out/bias", "emb/kernel"},
         ),
-        dims=(7, 24),
+        dims=(7, 26),
     ),
     "transformer ReLU no final norm": Entry(
-        transformer(activation=nn.relu, final=False), no_effect=("attn/key/bias",), dims=(7, 25)
+        transformer(activation=nn.relu, final=False), no_effect=("attn/key/bias",), dims=(7, 27)
     ),
     "transformer QK-norm": Entry(
         transformer(qk_norm=True),
