@@ -9,9 +9,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.interpreters import partial_eval
 
-from programs.guards import as_tiny
 from programs.interpreter import evaluate
 from programs.program import Program, generate
+from programs.tiny import as_tiny
 
 FACTORS = (2.0, 0.5, 10.0)
 POINTS = 3

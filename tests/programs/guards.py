@@ -1,10 +1,4 @@
-"""Operations of the random programs with tiny numbers and guards against zero, true and false.
-
-The tiny number is a setting, so that a program proven for one can be tried with a far smaller one.
-"""
-
-import contextlib
-from contextvars import ContextVar
+"""Operations of the random programs with tiny numbers and guards against zero, true and false."""
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +6,7 @@ import optax
 from jax import lax
 
 from programs.operations import need, operation, reduction, register_all
-
-_TINY = ContextVar("tiny", default=1e-6)
-
-
-def tiny():
-    return _TINY.get()
-
-
-@contextlib.contextmanager
-def as_tiny(number):
-    """Programs that are traced here have this number in place of 1e-6."""
-    token = _TINY.set(number)
-    try:
-        yield
-    finally:
-        _TINY.reset(token)
-
+from programs.tiny import tiny
 
 register_all(
     0.3,

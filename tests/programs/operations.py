@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from programs.tiny import tiny
+
 OPERATIONS = {}
 LIMIT = 400  # entries of a value
 
@@ -270,7 +272,7 @@ def unit(step, x, axes, _):
         lambda: jnp.abs(x).max(axes, keepdims=True),
         lambda: (jnp.abs(x) ** 3).mean(axes, keepdims=True) ** (1 / 3),
         lambda: jnp.std(x, axes, keepdims=True),
-        lambda: jnp.sqrt(1e-6 + (x**2).mean(axes, keepdims=True)),
+        lambda: jnp.sqrt(tiny() + (x**2).mean(axes, keepdims=True)),
         lambda: jnp.exp(jnp.log(jnp.abs(x)).mean(axes, keepdims=True)),
         lambda: (x**2).sum(axes, keepdims=True),
         lambda: jnp.sqrt((step.other(x) ** 2).sum(axes, keepdims=True)),
@@ -318,7 +320,7 @@ def standardise(step, x, axes, _):
         lambda: jnp.abs(2 * square - mean**2),
     ]
     weights = np.array([4, 4, 3, 3, 1, 2, 1, 1, 1]) / 20
-    variance = variances[step.rng.choice(9, p=weights)]() + step.choose([0.0, 0.0, 0.0, 1e-5])
+    variance = variances[step.rng.choice(9, p=weights)]() + step.choose([0.0, 0.0, 0.0, tiny()])
     return step.choose([lambda v: lax.rsqrt(v), lambda v: 1 / jnp.sqrt(v)])(variance) * (x - mean)
 
 
