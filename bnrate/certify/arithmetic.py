@@ -104,7 +104,7 @@ def _sum_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
         ratio = Fraction(n) / Fraction(m)
         if ledger.names.is_centred(one, other, ratio, lengths):
             return facts._replace(nonzero=facts.nonzero or one.name in ledger.free)
-        if m > 0 and (centred := ledger.names.spread(one, other, ratio)):
+        if m > 0 and ledger.real and (centred := ledger.names.spread(one, other, ratio)):
             over, of, count = centred
             nonzero = of in ledger.free and count > 1
             return facts._replace(nonnegative=True, over=frozenset([over]), nonzero=nonzero)
@@ -115,13 +115,22 @@ def _positions(a: Block, b: Block) -> list[Position]:
     return [(i, j) for i, factors in enumerate(axes_of(a, b)) for j in range(len(factors))]
 
 
+def lengths_of(ledger: Ledger, *blocks: Block) -> dict[Position, int]:
+    """The lengths of all positions of a result, and of shards."""
+    axes = axes_of(*blocks)
+    own = {(i, j): n for i, factors in enumerate(axes) for j, n in enumerate(factors)}
+    return ledger.shards | own
+
+
 def _places(a: Block, b: Block, *refs: Ref) -> tuple[Position, ...]:
     """The positions of a result, and those of names beyond them (of shards)."""
-    return _sorted({*_positions(a, b), *(p for ref in refs for p in ref.at if p is not None)})
+    return _sorted(
+        {*_positions(a, b), *(p for ref in refs for p in ref.at if not isinstance(p, int))}
+    )
 
 
 def _seats(ref: Ref, places: tuple[Position, ...]) -> tuple[int, ...]:
-    return tuple(places.index(p) for p in ref.at if p is not None)
+    return tuple(places.index(p) for p in ref.at if not isinstance(p, int))
 
 
 def _sizes_of(a: Block, b: Block) -> tuple[int, ...]:
@@ -151,7 +160,9 @@ def multiply(ledger: Ledger, a: Block, b: Block) -> Block:
     for x, other in ((a, b), (b, a)):
         number = other.facts.literal
         if number == 0:
-            return stretched(other, axes_of(a, b))
+            return made(
+                (settle(ledger, x, "a product with infinity"), other), facts=Facts(wild=True)
+            )
         if number is not None and math.isfinite(number):
             return stretched(_times(x, _rational(ledger, number)), axes_of(a, b))
     same = a.facts.symbol and b.facts.symbol and a.facts.symbol[1] == b.facts.symbol[1]
@@ -174,10 +185,11 @@ def multiply(ledger: Ledger, a: Block, b: Block) -> Block:
     if not (a.facts.pending or b.facts.pending):
         return result
     left: list[Pending] = []
+    lengths = lengths_of(ledger, a, b)
     for x, other in ((a, b), (b, a)):
         for p in x.facts.pending:
             # Where it matters, the other factor may be zero.
-            zeros = tuple(z for z in p.zeros if not meet(z.over, other.factors))
+            zeros = tuple(z for z in p.zeros if not meet(z.over, other.factors, lengths))
             soft |= 0 if zeros else p.met
             left += [p._replace(zeros=zeros)] if zeros else []
     return awaiting(result, soft, left)
@@ -355,13 +367,14 @@ def _power(ledger: Ledger, a: Block, exponent: Fraction) -> Block:
         a = excused(a)
     a = settle(ledger, a, "a power of a shifted value")
     even = exponent.denominator == 1 and exponent % 2 == 0
-    rooted = exponent.denominator % 2 == 0
+    whole = exponent.denominator == 1
+    real = a.facts.nonnegative or whole  # the root of a negative number is nan
     facts = Facts(
-        nonnegative=(a.facts.nonnegative or even or rooted) and ledger.real,
-        nonzero=a.facts.nonzero and exponent > 0,  # one over infinity is 0
+        nonnegative=(a.facts.nonnegative or even) and ledger.real,
+        nonzero=a.facts.nonzero and exponent > 0 and real,  # one over infinity is 0
         pending=a.facts.pending, soft=a.facts.soft,
     )  # fmt: skip
-    if exponent > 0:
+    if exponent > 0 and real:
         facts = facts._replace(over=a.over, factors=a.factors)
     if (symbol := a.facts.symbol) and symbol[0] == 1:
         name = ledger.names.of("power", exponent, symbol[1].name)
@@ -390,9 +403,7 @@ def _rational(ledger: Ledger, number: float) -> Fraction:
     if isinstance(number, Inverse):
         return number.exact
     near = Fraction(number).limit_denominator(10**6)
-    return (
-        near if abs(near - Fraction(number)) <= ledger.rounding * abs(number) else Fraction(number)
-    )
+    return near if ledger.rounded(float(near)) == ledger.rounded(number) else Fraction(number)
 
 
 def _sum_of(a: Block, b: Block) -> str:

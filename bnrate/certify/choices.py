@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnrate.certify import fields
-from bnrate.certify.arithmetic import awaiting, with_epsilon
+from bnrate.certify.arithmetic import awaiting, lengths_of, with_epsilon
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import NO_REFS, Facts, Guard, Pending, meet
 from bnrate.certify.ledger import Ledger
@@ -34,7 +34,7 @@ _MIRRORED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
 def either(ledger: Ledger, what: str, *blocks: Block) -> Block:
     """A choice, index by index, between values that must scale and shift alike.
 
-    Of a number that stands for infinity it is taken that it is one.
+    No shift moves a number that stands for infinity; a scale does.
     """
     bounded = [b for b in blocks if not is_boundless(b.facts.literal)]
     if any(b.shift != bounded[0].shift for b in bounded):
@@ -43,12 +43,7 @@ def either(ledger: Ledger, what: str, *blocks: Block) -> Block:
     first = next((b for b in solid if b.facts.literal is None), solid[0] if solid else blocks[0])
     met = 0
     for block in solid:
-        if is_boundless(block.facts.literal):
-            first = unmarked(ledger, first)
-            number = block.facts.literal or 0.0
-            met |= first.soft | ledger.epsilon(first.scale, number, "a stand-in for infinity")[0]
-        else:
-            met |= ledger.vanish(fields.add(block.scale, first.scale, -1), what)
+        met |= ledger.vanish(fields.add(block.scale, first.scale, -1), what)
     facts = Facts(
         wild=not solid,
         nonnegative=all(b.facts.nonnegative for b in blocks),
@@ -129,7 +124,10 @@ def _guarded(
         usual = unmarked(ledger, usual)
     difference = fields.add(other.scale, usual.scale, -1)
     eps, hard = ledger.epsilon(difference, other.facts.literal or 0.0, "a guard against zero")
-    idle = other.facts.wild or all(meet(z.over, other.factors) for z in guard.zeros)
+    lengths = lengths_of(ledger, predicate, usual, other)
+    idle = other.facts.literal == 0 or all(
+        meet(zeros.over, other.factors, lengths) for zeros in guard.zeros
+    )
     if idle and not guard.eps:
         eps = hard = 0  # where the other case is chosen it is zero
     of = {zeros.of for zeros in guard.zeros} - {None}

@@ -4,13 +4,14 @@ Facts fail closed: a new value has none but those that its rule states.  They ar
 themselves, so they outlive constraints that are put on the same value, and nothing else.
 
 Two relations between values carry what zeros mean.  A `Ref` is a named value as a block's indices
-see it: each of the name's positions lies at one of the block's, or (None) stands for all indices.
+see it: each of the name's positions lies at one of the block's, or (a number) stands for all of
+so many indices.
 `over` of a block holds refs that are zero wherever the block is zero (the centred entries of a
 variance); `factors` are refs where whose being zero makes the block zero.  A quotient of a value by
 a norm of it needs no excuse for the norm's zeros: there the value is zero too.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -21,10 +22,10 @@ Placement = tuple[Position, ...]
 
 
 class Ref(NamedTuple):
-    """A named value, placed; `at` says where each of the name's positions is (None: at all)."""
+    """A named value, placed: where each of its positions is, or how many indices it has at all."""
 
     name: int
-    at: tuple[Position | None, ...]
+    at: tuple[Position | int, ...]
 
 
 Refs = frozenset[Ref]
@@ -121,22 +122,37 @@ NOTHING = Facts()
 
 
 def _moved(ref: Ref, where: Callable[[Position], Placement]) -> Ref:
-    return Ref(ref.name, tuple(new for p in ref.at for new in ((None,) if p is None else where(p))))
+    return Ref(
+        ref.name, tuple(new for p in ref.at for new in ((p,) if isinstance(p, int) else where(p)))
+    )
 
 
 def _all_moved(refs: Refs, where: Callable[[Position], Placement]) -> Refs:
     return frozenset(_moved(ref, where) for ref in refs) if refs else refs
 
 
-def over_all(refs: Iterable[Ref], gone: Iterable[Position]) -> Refs:
-    """The refs with some positions standing for all indices."""
-    gone = set(gone)
-    return frozenset(Ref(r.name, tuple(None if p in gone else p for p in r.at)) for r in refs)
+def over_all(refs: Iterable[Ref], gone: Mapping[Position, int]) -> Refs:
+    """The refs at all indices of some positions, which have these lengths."""
+    return frozenset(
+        Ref(r.name, tuple(p if isinstance(p, int) else gone.get(p, p) for p in r.at)) for r in refs
+    )
 
 
-def meet(over: Refs, factors: Refs) -> bool:
-    """Whether a value with these factors is zero wherever one that has these `over` is."""
+def meet(over: Refs, factors: Refs, lengths: Mapping[Position, int]) -> bool:
+    """Whether a value with these factors is zero wherever one that has these `over` is.
+
+    Positions have lengths: a name's axis may have been split otherwise elsewhere.
+    """
+
+    def length(p: Position | int) -> int:
+        return p if isinstance(p, int) else lengths.get(p, -1)
+
     return any(
-        o.name == f.name and all(p is None or p == q for p, q in zip(o.at, f.at, strict=False))
-        for o in over for f in factors if len(o.at) == len(f.at)
+        o.name == f.name
+        and len(o.at) == len(f.at)
+        and all(
+            length(p) == length(q) and (isinstance(p, int) or p == q)
+            for p, q in zip(o.at, f.at, strict=True)
+        )
+        for o in over for f in factors
     )  # fmt: skip

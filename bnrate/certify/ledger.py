@@ -21,7 +21,6 @@ from bnrate.certify.source import Site, site
 # "eps": fails only by an epsilon or on a degenerate set; "hard": otherwise; "leaf": no equation,
 # the mark of a leaf's block on all that depends on it.
 NOWHERE = Site()
-_SINGLE, _DOUBLE = 3e-7, 1e-15
 _FLOAT64 = np.dtype("float64")
 Kind = Literal["hard", "eps", "leaf"]
 
@@ -65,7 +64,7 @@ class Ledger:
     names: Names = dataclasses.field(default_factory=Names)
     free: set[int] = dataclasses.field(default_factory=set)  # names of independent numbers
     real: bool = True  # no complex number is about
-    rounding: float = _SINGLE  # relative, of the literals about
+    double: bool = False  # some number about is of 64 bits
     foreign: bool = False  # inside of a function of JAX
     equation: Equation | None = None  # the innermost that is not
     sites: dict[int, Site] = dataclasses.field(default_factory=dict)
@@ -77,9 +76,13 @@ class Ledger:
         dtypes = {getattr(v.aval, "dtype", None) for v in (*eqn.invars, *eqn.outvars)}
         self.primitive = eqn.primitive.name
         self.real = not any(getattr(dtype, "kind", "") == "c" for dtype in dtypes)
-        self.rounding = _DOUBLE if _FLOAT64 in dtypes else _SINGLE
+        self.double = _FLOAT64 in dtypes
         if not self.foreign:
             self.equation = eqn
+
+    def rounded(self, number: float) -> float:
+        """A number as the literals of the operation are rounded."""
+        return number if self.double else float(np.float32(number))
 
     @property
     def site(self) -> Site:

@@ -68,7 +68,7 @@ class Names:
         left = tuple(p for p in value.at if p in mean.at)
         if not removed or left != mean.at:
             return False
-        sizes = tuple(lengths[p] for p in value.at if p is not None)
+        sizes = tuple(p if isinstance(p, int) else lengths[p] for p in value.at)
         count = math.prod(sizes[i] for i in removed)
         return ratio == Fraction(-1, count) and mean.name == self.of_sum(value.name, removed, sizes)
 
@@ -98,4 +98,4 @@ class Names:
         terms = [(Fraction(1), x, every), (Fraction(-1, count), total, left)]
         _, name = self.of_combination(terms, sizes)
         at = iter(place.at)
-        return Ref(name, tuple(None if i in removed else next(at) for i in every))
+        return Ref(name, tuple(sizes[i] if i in removed else next(at) for i in every))

@@ -20,7 +20,7 @@ from bnrate.certify.pointwise import LOSS
 from bnrate.certify.segments import coalesced
 from bnrate.certify.shapes import uniform
 from bnrate.certify.source import Site, defined_in_jax
-from bnrate.certify.values import Block, Value, constant, data, fixed, place_of, whole
+from bnrate.certify.values import Block, Value, constant, data, fixed, place_of, unnamed, whole
 
 # For each axis of a leaf, its segments, each with its factors.
 Structure = tuple[tuple[tuple[int, ...], ...], ...]
@@ -240,7 +240,13 @@ def _within(eqn: Equation, var: Any, value: Value) -> Value:
         return value
     if not jnp.issubdtype(dtype, jnp.floating):
         return value.each(Block.only_knowing)
-    return value.each(lambda b: b.knowing(nonnegative=False, nonzero=False))
+    return value.each(_underflowing)
+
+
+def _underflowing(block: Block) -> Block:
+    """The block of numbers that may become 0 where real ones would not."""
+    factors, block = block.factors, unnamed(block)
+    return block.knowing(nonnegative=False, nonzero=False, factors=factors)
 
 
 def _check_pure(jaxpr: Any) -> None:

@@ -73,27 +73,29 @@ def _facts_of_sum(ledger: Ledger, block: Block, gone: set[Position]) -> Facts:
     known = block.facts
     if known.literal is not None:
         return facts_of(known.literal * math.prod(length(ledger, block, p) for p in gone))
-    pending = tuple(
-        p._replace(zeros=tuple(_zeros_of_sum(zeros, gone) for zeros in p.zeros))
-        for p in known.pending if all(z.null or not z.varies & gone for z in p.zeros)
-    )  # fmt: skip
-    soft = block.soft
+    lengths = {p: length(ledger, block, p) for p in gone}
+    soft, pending = block.soft, []
     for p in known.pending:
-        soft |= 0 if any(p.hard == q.hard for q in pending) else p.hard
+        # Entries that are not negative do not cancel.
+        if all((z.null and known.nonnegative) or not z.varies & gone for z in p.zeros):
+            zeros = tuple(_zeros_of_sum(zeros, lengths) for zeros in p.zeros)
+            pending.append(p._replace(zeros=zeros))
+        else:
+            soft |= p.hard
     return Facts(
         wild=known.wild,
         symbol=known.symbol and _symbol_of_sum(ledger, block, known.symbol, gone),
         nonnegative=known.nonnegative,
         nonzero=known.nonnegative and known.nonzero,
-        over=over_all(block.over, gone) if known.nonnegative else frozenset(),
-        factors=over_all(block.factors, gone),
-        pending=pending, soft=soft if pending else 0,
+        over=over_all(block.over, lengths) if known.nonnegative else frozenset(),
+        factors=over_all(block.factors, lengths),
+        pending=tuple(pending), soft=soft if pending else 0,
     )  # fmt: skip
 
 
-def _zeros_of_sum(zeros: Zeros, gone: set[Position]) -> Zeros:
-    of = zeros.of if zeros.of and gone.isdisjoint(zeros.of.at) else None
-    return Zeros(over_all(zeros.over, gone), zeros.varies - gone, of, zeros.null)
+def _zeros_of_sum(zeros: Zeros, gone: dict[Position, int]) -> Zeros:
+    of = zeros.of if zeros.of and not {*zeros.of.at} & {*gone} else None
+    return Zeros(over_all(zeros.over, gone), zeros.varies - {*gone}, of, zeros.null)
 
 
 def _symbol_of_sum(
@@ -106,7 +108,7 @@ def _symbol_of_sum(
     if not removed:
         return k, ref
     left = tuple(p for p in ref.at if p not in gone)
-    sizes = tuple(length(ledger, block, p) for p in ref.at if p is not None)
+    sizes = tuple(p if isinstance(p, int) else length(ledger, block, p) for p in ref.at)
     return k, Ref(ledger.names.of_sum(ref.name, removed, sizes), left)
 
 
@@ -163,7 +165,7 @@ def extreme(ledger: Ledger, eqn: Equation, a: Value) -> Value:
 
 
 def _extreme(block: Block, axes: Collection[int], largest: bool) -> Block:
-    known, gone = block.facts, block.along(axes)
+    known, gone = block.facts, {(a, j): block.axes[a][j] for a, j in block.along(axes)}
     positive = known.nonnegative and largest
     facts = Facts(
         wild=known.wild, nonnegative=known.nonnegative, nonzero=known.nonzero,
