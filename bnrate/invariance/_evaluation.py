@@ -1,7 +1,7 @@
 """A loss at random points, and the two residuals by which every rescaling is judged."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from bnrate import groups as gr
 from bnrate import objective
-from bnrate.invariance import _precision
+from bnrate.invariance import _moves, _precision
 from bnrate.invariance._precision import Precision
 from bnrate.invariance._verdict import INVARIANT, NO_EFFECT, NOT_KNOWN, REST, Verdict, units_text
 
@@ -36,11 +36,11 @@ class Point(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The loss at c w, for the factors in words, and at a random point as far from w."""
+    """The loss at c w, and how far it moves from w to a random point as far from w."""
 
-    factors: str
+    factors: np.ndarray
     rescaled: float
-    displaced: float
+    felt: float
 
 
 class Evaluation(NamedTuple):
@@ -107,7 +107,7 @@ class Evaluation(NamedTuple):
             silent = self.silent(claim)
             counts, euler = (len(silent), int(silent.sum())), self.euler(claim)
             if euler > tolerance:
-                figures = (self._figure(claim, point, tolerance) for point in self.points)
+                figures = (self._telling(claim, point) for point in self.points)
                 figure = next(filter(None, figures), _radial(euler))
                 return Verdict(claim, REST, *counts, euler, np.nan, figure)
             scaling, figure, moved = self.scaling(claim, tolerance)
@@ -128,7 +128,7 @@ class Evaluation(NamedTuple):
         for member in group.members:
             if member not in point.sums:
                 product = point.products[member.path]
-                both = [_by_unit(member, array) for array in (product, np.abs(product))]
+                both = [_moves.by_unit(member, array) for array in (product, np.abs(product))]
                 point.sums[member] = np.stack(both)
         total, size = np.sum([point.sums[member] for member in group.members], axis=0)
         return np.abs(total), size
@@ -164,55 +164,59 @@ class Evaluation(NamedTuple):
         """
         worst, moved = np.nan, False
         for point in self.points:
-            changes = self.changes(group, point)
-            felt, rescaled = _felt(changes, point), _rescaled(changes, point)
+            changes = list(self.changes(group, point))
+            felt = max((c.felt for c in changes if np.isfinite(c.felt)), default=0.0)
+            rescaled = float(np.max(np.abs([c.rescaled - point.value for c in changes])))
             ratio = max(rescaled - point.noise, 0) / felt if felt else np.inf
-            if figure := self._figure(group, point, tolerance, changes):
+            losses = ((c.factors, c.rescaled) for c in changes)
+            if figure := _figure(group, point, losses, tolerance * felt + point.noise):
                 return float(ratio), figure, True
             moved = moved or felt > point.noise
             if felt > 10 * point.noise:
                 worst = np.fmax(worst, ratio)
         return float(worst), "", moved
 
-    def changes(self, group: gr.Group, point: Point) -> list[Change]:
-        """The loss at c w over factors c, and at random points as far from w."""
-        rng, groups, changes = np.random.default_rng(0), gr.Groups([group]), []
-        lengths = np.sqrt(np.asarray(gr.norm2(groups, point.params)))
-        low, high = np.log(min(_FACTORS)), np.log(max(_FACTORS))
-        tried = [(how, np.full(len(lengths), c)) for c, how in _FACTORS.items()]
-        if len(lengths) > 1:
-            own = f"{units_text(group)} is scaled by a factor of its own"
-            tried.append((own, np.exp(rng.uniform(low, high, len(lengths)))))
-        for how, factors in tried:
-            scaled = gr.rescale(groups, point.params, jnp.asarray(factors))
-            noise = jax.tree.map(
-                lambda w: jnp.asarray(rng.standard_normal(w.shape), w.dtype), point.params
-            )
-            step = gr.rescale(
-                groups, gr.unit_vectors(groups, noise), jnp.asarray(np.abs(factors - 1) * lengths)
-            )
-            moved = gr.combine(groups, jax.tree.map(jnp.add, point.params, step), point.params)
-            values = [float(self.value(w, *point.args)) for w in (scaled, moved)]
-            changes.append(Change(how, *values))
-        return changes
+    def changes(self, group: gr.Group, point: Point) -> Iterator[Change]:
+        """Yield the loss at c w over factors c, and how far it moves at random points as far."""
+        rng, lengths = np.random.default_rng(0), _moves.norms(group, point.params)
+        for factors, rescaled in self._rescaled(group, point):
+            far = _moves.displace(group, point.params, np.abs(factors - 1) * lengths, rng)
+            yield Change(factors, rescaled, abs(float(self.value(far, *point.args)) - point.value))
 
-    def _figure(
-        self,
-        group: gr.Group,
-        point: Point,
-        tolerance: float,
-        changes: list[Change] | None = None,
-    ) -> str:
-        """What refutes a claim at a point, in words; empty if nothing does."""
-        changes = self.changes(group, point) if changes is None else changes
-        felt = _felt(changes, point)
-        it = "it is" if len(group.members) == 1 else "they are"
-        for how, rescaled, _ in changes:
-            change = abs(rescaled - point.value)
-            if not change <= tolerance * felt + point.noise:
-                when = f"{it} {how}" if how in _FACTORS.values() else how
-                return f"the loss {_moves(point.value, rescaled)} when {when}"
-        return ""
+    def _telling(self, group: gr.Group, point: Point) -> str:
+        """A figure for a claim that the gradient has refuted; empty if no rescaling is felt.
+
+        The first change that is not much smaller than others: scaling all units alike may change
+        the loss by no more than an epsilon.
+        """
+        losses = list(self._rescaled(group, point))
+        largest = max((abs(L - point.value) for _, L in losses if np.isfinite(L)), default=0.0)
+        return _figure(group, point, losses, max(point.noise, 1e-3 * largest))
+
+    def _rescaled(self, group: gr.Group, point: Point) -> Iterator[tuple[np.ndarray, float]]:
+        """Factors for all units, alike and then each its own, and the loss there."""
+        units = len(self.radial(group, point)[0])
+        tried = [np.full(units, c) for c in _FACTORS]
+        if units > 1:
+            low, high = np.log(min(_FACTORS)), np.log(max(_FACTORS))
+            tried.append(np.exp(np.random.default_rng(0).uniform(low, high, units)))
+        for factors in tried:
+            scaled = _moves.rescale(group, point.params, factors)
+            yield factors, float(self.value(scaled, *point.args))
+
+
+def _figure(
+    group: gr.Group, point: Point, losses: Iterable[tuple[np.ndarray, float]], allowed: float
+) -> str:
+    """What refutes a claim at a point, in words; empty if no change is more than allowed."""
+    it = "it is" if len(group.members) == 1 else "they are"
+    for factors, rescaled in losses:
+        if not abs(rescaled - point.value) <= allowed:
+            alike = _FACTORS.get(factors[0]) if np.ptp(factors) == 0 else None
+            own = f"{units_text(group)} is scaled by a factor of its own"
+            when = f"{it} {alike}" if alike else own
+            return f"the loss {_moves_text(point.value, rescaled)} when {when}"
+    return ""
 
 
 def check_tolerance(tolerance: float) -> None:
@@ -233,17 +237,6 @@ def spread(leaf: Any) -> float:
     return _JITTER * float(np.sqrt(np.mean(w**2)) if w.any() else 1.0)
 
 
-def _felt(changes: list[Change], point: Point) -> float:
-    """The largest change under displacement; what is not finite says nothing."""
-    moved = [abs(c.displaced - point.value) for c in changes if np.isfinite(c.displaced)]
-    return max(moved, default=0.0)
-
-
-def _rescaled(changes: list[Change], point: Point) -> float:
-    """The largest change under rescaling; NaN if one is not finite."""
-    return float(np.max(np.abs([c.rescaled - point.value for c in changes])))
-
-
 def _rounding(value: Callable[..., Any], w: PyTree, args: Sequence[Any], L: float) -> float:
     """How rough the loss is: what is left of a second difference over tiny steps is rounding."""
     rng = np.random.default_rng(0)
@@ -254,17 +247,7 @@ def _rounding(value: Callable[..., Any], w: PyTree, args: Sequence[Any], L: floa
     return abs(below - 2 * L + above)
 
 
-def _by_unit(member: gr.Member, array: np.ndarray | np.float64) -> np.ndarray:
-    """The sum over each unit of a member, of an array like its leaf."""
-    view = np.asarray(array).reshape(np.shape(array) if member.shape is None else member.shape)
-    ranges = {axis: slice(start, stop) for axis, start, stop in member.part}
-    view = view[tuple(ranges.get(axis, slice(None)) for axis in range(view.ndim))]
-    others = tuple(axis for axis in range(view.ndim) if axis not in member.axes)
-    places = [sorted(member.axes).index(axis) for axis in member.axes]
-    return view.sum(axis=others).transpose(places).ravel()
-
-
-def _moves(before: float, after: float) -> str:
+def _moves_text(before: float, after: float) -> str:
     """How far the loss moves, in words."""
     if not np.isfinite(after):
         return "is not finite"
