@@ -35,7 +35,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -212,43 +212,41 @@ def _others(
 ) -> Iterator[Claim]:
     """What is not proven: of each leaf, alone; of joint groups; and of what is finer."""
     verdicts = {_paths(v.group): v for v in detection.verdicts}
-    joint = [g for g in certificate.groups if len(_paths(g)) > 1]
-    for paths in dict.fromkeys([*verdicts, *(_paths(group) for group in joint)]):
+    joint = [_paths(group) for group in certificate.groups if len(_paths(group)) > 1]
+    for paths in dict.fromkeys([*verdicts, *joint]):
         if paths <= set(certificate.no_effect):
             continue
         verdict = verdicts.get(paths)
-        known = [group for group in certificate.groups if _paths(group) == paths]
+        known = gr.Groups(group for group in certificate.groups if _paths(group) & paths)
         if verdict and not _follows(verdict.group, known, shapes):
             kind = verdict.kind if verdict.kind == invariance.NO_EFFECT else gr.INVARIANT
             yield Claim(verdict.group, kind, "none", verdict, _stops(certificate, verdict.group))
         if verdict is None or verdict.passes:
-            found = [*known, *([verdict.group] if verdict else [])]
-            ordered = [path for path in shapes if path in paths]
-            for group in invariance.single_axes({path: shapes[path] for path in ordered}):
-                if not _follows(group, found, shapes):
-                    yield Claim(group, gr.INVARIANT, "none", detection.attempt(group))
+            found = [known, gr.Groups([verdict.group] if verdict else [])]
+            ordered = {path: shape for path, shape in shapes.items() if path in paths}
+            for group in invariance.single_axes(ordered):
+                if not any(_follows(group, groups, shapes) for groups in found):
+                    stops = _stops(certificate, group)
+                    yield Claim(group, gr.INVARIANT, "none", detection.attempt(group), stops)
 
 
-def _follows(
-    claimed: gr.Group, known: Sequence[gr.Group], shapes: Mapping[str, tuple[int, ...]]
-) -> bool:
-    """Whether a claim is that of known groups of the same leaves, or coarser."""
-    if not claimed.members[0].axes:
-        tree = {p: jax.ShapeDtypeStruct(shapes[p], np.float32) for p in _paths(claimed)}
-        return bool(known) and set(gr.labels(gr.Groups(known), tree).values()) == {gr.INVARIANT}
-    return any(_is_finer(group, claimed) for group in known)
-
-
-def _is_finer(known: gr.Group, claimed: gr.Group) -> bool:
-    """Whether the units of what is known, of plain leaves, are those claimed or finer."""
-    if any(member.shape or member.part for member in known.members):
+def _follows(claimed: gr.Group, known: gr.Groups, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the units of a claim are made of units that are known."""
+    paths = {*known.paths, *_paths(claimed)}
+    tree = {path: np.ones(shape, np.float32) for path, shape in shapes.items() if path in paths}
+    fine, coarse = _numbers(known, tree), _numbers(gr.Groups([claimed]), tree)
+    if np.any((coarse > 1) & (fine == 1)):
         return False
-    axes = {member.path: member.axes for member in known.members}
-    places = {
-        tuple(axes[m.path].index(axis) if axis in axes[m.path] else -1 for axis in m.axes)
-        for m in claimed.members
-    }
-    return len(places) == 1 and -1 not in next(iter(places))
+    fine, coarse = fine[fine > 1], coarse[fine > 1]
+    pairs = np.unique(fine * (1 + coarse.max(initial=0)) + coarse)
+    return len(pairs) == len(np.unique(fine))  # each lies in one unit of the claim, or outside
+
+
+def _numbers(groups: gr.Groups, ones: PyTree) -> np.ndarray:
+    """The number of the unit of each entry, from 2 on; 1 if it is in none."""
+    numbers = np.arange(2, 2 + len(gr.units(groups, ones)), dtype=np.float32)
+    marked = gr.leaves(gr.rescale(groups, ones, jnp.asarray(numbers)))
+    return np.concatenate([np.ravel(leaf) for leaf in marked.values()]).astype(np.int64)
 
 
 def _paths(group: gr.Group) -> frozenset[str]:
@@ -256,11 +254,13 @@ def _paths(group: gr.Group) -> frozenset[str]:
 
 
 def _stops(certificate: certify.Certificate, group: gr.Group) -> str:
-    """Where the proof stops, of a claim about one leaf as a whole."""
-    if len(group.members) == 1 and not group.members[0].axes:
-        breaks = certificate.why(group.members[0].path)
-        return f"{breaks[0].what} {breaks[0].site}" if breaks else ""
-    return ""
+    """Where the proof stops, of a claim about one leaf, as a whole or along one axis."""
+    (path, *others), axes = [member.path for member in group.members], group.members[0].axes
+    if others or len(axes) > 1:
+        return ""
+    breaks = certificate.why(path, axes[0] if axes else None)
+    hard = [one for one in breaks if one.kind != "eps"]
+    return f"{hard[0].what} {hard[0].site}" if hard else ""
 
 
 def _number(value: float) -> float | None:

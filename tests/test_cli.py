@@ -368,7 +368,7 @@ def test_why(own, capsys):
 LINT = {
     "right": ({"w": 1, "head": "rest"}, 0, "no findings"),
     "note": ({"w": None}, 0, "each index of axis 1 is a unit"),
-    "axis": ({"w": 0}, 0, "its units are the indices of axis 1: whether projecting it changes"),
+    "axis": ({"w": 0}, 0, "its known units are the indices of axis 1: whether"),
     "rest": ({"head": 0}, 0, "in no scale-invariant group"),
     "axes": ({"w": [0, 1]}, 0, "a fixed norm at each index of axes (0, 1), but"),
     "label": ({"w": "rest"}, 1, "treated as rest, but it is scale-invariant"),

@@ -196,7 +196,7 @@ def test_units_on_two_axes():
     assert not lint({"net": {"w": (0, 2), "s": 0}}, *inside(groups))
     (two,) = lint({"w": (0, 2), "s": (0, 1)}, groups, STACK)
     assert two.severity == "unknown"
-    assert "its units are the indices of axis 0" in two.message
+    assert "its known units are the indices of axis 0" in two.message
 
 
 def inside(groups):

@@ -60,12 +60,12 @@ class Leaf(NamedTuple):
         if not self.covered:
             return f"scale-invariant is only {', '.join(member.name for member in self.members)}"
         if self.partners:
-            return f"it is scale-invariant only {self.jointly}"
+            return f"it is known to be scale-invariant only {self.jointly}"
         if self.units:
-            return f"its units are the indices of {axes_text(self.units)}"
+            return f"its known units are the indices of {axes_text(self.units)}"
         if any(member.axes for member in self.members):
-            return f"its units are {', '.join(map(repr, self.members))}"
-        return "it is scale-invariant as a whole only (as under LayerNorm or RMSNorm)"
+            return f"its known units are {', '.join(map(repr, self.members))}"
+        return "it is known to be scale-invariant as a whole only (as under LayerNorm or RMSNorm)"
 
 
 def known_leaves(groups: gr.Groups, params: PyTree) -> dict[str, Leaf]:
