@@ -50,7 +50,7 @@ def add(ledger: Ledger, a: Block, b: Block) -> Block:
     shift, facts = fields.add(a.shift, b.shift), _sum_facts(ledger, a, b)
     difference = fields.add(b.scale, a.scale, -1)
     if not difference:
-        return made((a, b), a.scale, shift, facts=facts)
+        return made((a, b), a.scale, shift, _perhaps_cancelled(ledger, a, b, shift), facts)
     first, second = (b, a) if len(b.varies) > len(a.varies) else (a, b)
     met = ledger.vanish(difference, _sum_of(first, second))
     reach = {p for field in (a.scale, b.scale, second.shift) for _, at in field for p in at}
@@ -63,6 +63,18 @@ def add(ledger: Ledger, a: Block, b: Block) -> Block:
     shift = fields.add(shift, {ledger.token(met | second.cons, depends): 1})
     total = made((a, b), first.scale, shift, facts=facts)
     return total._replace(cons=first.cons)
+
+
+def _perhaps_cancelled(ledger: Ledger, a: Block, b: Block, shift: Field) -> int:
+    """The constraints of a sum that may be nothing but epsilons, like sqrt(w^2 + eps) - |w|.
+
+    It is so if terms of one scale, or of shifts that cancel, have had different epsilons excused.
+    """
+    alone = (a.cons ^ b.cons) & ledger.excusable
+    if not alone or (a.facts.nonnegative and b.facts.nonnegative):
+        return 0
+    cancelled = len(shift) < len({*a.shift, *b.shift})
+    return ledger.hardened(alone) if a.scale or cancelled else 0
 
 
 def with_epsilon(ledger: Ledger, a: Block, epsilon: Block, what: str, *, above: bool) -> Block:
@@ -124,9 +136,8 @@ def lengths_of(ledger: Ledger, *blocks: Block) -> dict[Position, int]:
 
 def _places(a: Block, b: Block, *refs: Ref) -> tuple[Position, ...]:
     """The positions of a result, and those of names beyond them (of shards)."""
-    return _sorted(
-        {*_positions(a, b), *(p for ref in refs for p in ref.at if not isinstance(p, int))}
-    )
+    named = {p for ref in refs for p in ref.at if not isinstance(p, int)}
+    return _sorted({*_positions(a, b), *named})
 
 
 def _seats(ref: Ref, places: tuple[Position, ...]) -> tuple[int, ...]:
@@ -160,9 +171,8 @@ def multiply(ledger: Ledger, a: Block, b: Block) -> Block:
     for x, other in ((a, b), (b, a)):
         number = other.facts.literal
         if number == 0:
-            return made(
-                (settle(ledger, x, "a product with infinity"), other), facts=Facts(wild=True)
-            )
+            x = settle(ledger, x, "a product with infinity")
+            return made((x, other), facts=Facts(wild=True))
         if number is not None and math.isfinite(number):
             return stretched(_times(x, _rational(ledger, number)), axes_of(a, b))
     same = a.facts.symbol and b.facts.symbol and a.facts.symbol[1] == b.facts.symbol[1]

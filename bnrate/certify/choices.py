@@ -67,7 +67,7 @@ def maximum(ledger: Ledger, a: Block, b: Block) -> Block:
                 return stretched(x, axes_of(a, b))
             if number <= TINY and x.scale:
                 return with_epsilon(ledger, x, other, "a guard against zero", above=True)
-    result = either(ledger, "a maximum of values that scale differently", a, b)
+    result = either(ledger, "a maximum of values that scale differently", _firm(a), _firm(b))
     positive = a.facts.nonnegative or b.facts.nonnegative
     over = a.over | b.over if a.facts.nonnegative and b.facts.nonnegative else frozenset()
     return result.knowing(nonnegative=positive, over=over)
@@ -75,7 +75,12 @@ def maximum(ledger: Ledger, a: Block, b: Block) -> Block:
 
 def minimum(ledger: Ledger, a: Block, b: Block) -> Block:
     """The smaller one."""
-    return either(ledger, "a minimum of values that scale differently", a, b)
+    return either(ledger, "a minimum of values that scale differently", _firm(a), _firm(b))
+
+
+def _firm(a: Block) -> Block:
+    """The block without excuses: what it is may be 0 once an epsilon is."""
+    return a.knowing(pending=(), soft=0) if a.facts.pending else a
 
 
 def clamp(ledger: Ledger, eqn: Equation, low: Block, a: Block, high: Block) -> Block:

@@ -69,6 +69,8 @@ class Ledger:
     equation: Equation | None = None  # the innermost that is not
     sites: dict[int, Site] = dataclasses.field(default_factory=dict)
     _known: dict[Hashable, int] = dataclasses.field(default_factory=dict)
+    excusable: int = 0  # all constraints that an epsilon may excuse
+    _twins: dict[int, int] = dataclasses.field(default_factory=dict)
     _zero: dict[Unknown, int] = dataclasses.field(default_factory=dict)
 
     def enter(self, eqn: Equation) -> None:
@@ -118,9 +120,18 @@ class Ledger:
         eps = hard = 0
         for row in filter(None, rows):
             known = Constraint(row, "eps", what, self.primitive, self.site, value)
-            eps |= self._enter(known)
-            hard |= self._enter(known._replace(kind="hard"))
+            one, other = self._enter(known), self._enter(known._replace(kind="hard"))
+            self._twins[one] = other
+            eps, hard = eps | one, hard | other
+        self.excusable |= eps
         return eps, hard
+
+    def hardened(self, eps: int) -> int:
+        """The same constraints without an excuse."""
+        mask = 0
+        for bit in self.bits(eps):
+            mask |= self._twins[1 << bit]
+        return mask
 
     def marked(self, mask: int) -> bool:
         """Whether the mask holds the mark of a leaf."""
