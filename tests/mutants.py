@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from special import EXCUSES, SPECIAL
+from special_families import FAMILIES
 from special_found import FOUND, FOUND_EXCUSES
 from syntax import In, copied, rebuilt
 from zoo import ZOO, units
@@ -31,7 +32,7 @@ from bnrate import groups as gr
 
 ROOT = Path(bnrate.__file__).parent / "certify"
 PACKAGE = "mutant"
-EXACT = SPECIAL | FOUND
+EXACT = SPECIAL | FOUND | FAMILIES
 EXCUSED = EXCUSES | FOUND_EXCUSES
 
 

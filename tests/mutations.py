@@ -264,9 +264,6 @@ MUTATIONS: dict[str, Mutation] = {
     "running operations across scales": Mutation(
         In("sums.running").replace("joined(...)", "a"), caught="running sum"
     ),
-    "a sort by several keys is unchecked": Mutation(
-        In("sums.sort").replace("fixed(...)", "block"), caught="sort by keys"
-    ),
     "top_k across scales": Mutation(In("sums.top_k").replace("joined(...)", "a"), caught="top 2"),
     # programs within the program
     "foreign derivatives are trusted": Mutation(

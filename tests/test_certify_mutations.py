@@ -5,15 +5,17 @@ import mutants
 import pytest
 from mutants import EXACT, EXCUSED, Mutation, excess, mutant
 from mutations import MUTATIONS
+from mutations_families import FAMILY_MUTATIONS
 from mutations_found import FOUND_MUTATIONS
 from special import EXCUSES, SPECIAL
+from special_families import FAMILIES
 from special_found import FOUND, FOUND_EXCUSES
 from syntax import In
 from zoo import ZOO
 
 from bnrate.certify import certify
 
-BROKEN = MUTATIONS | FOUND_MUTATIONS
+BROKEN = MUTATIONS | FOUND_MUTATIONS | FAMILY_MUTATIONS
 CATCHERS = sorted({mutation.caught for mutation in BROKEN.values()})
 OTHERS = sorted({*EXACT, *EXCUSED} - {*CATCHERS})
 
@@ -43,8 +45,8 @@ def test_a_broken_rule_is_caught(name):
 
 
 def test_each_loss_and_each_mutation_has_one_name():
-    losses = ZOO, SPECIAL, EXCUSES, FOUND, FOUND_EXCUSES
-    for tables in (losses, (MUTATIONS, FOUND_MUTATIONS)):
+    losses = ZOO, SPECIAL, EXCUSES, FOUND, FOUND_EXCUSES, FAMILIES
+    for tables in (losses, (MUTATIONS, FOUND_MUTATIONS, FAMILY_MUTATIONS)):
         assert sum(map(len, tables)) == len({name for table in tables for name in table})
 
 

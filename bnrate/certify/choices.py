@@ -181,6 +181,16 @@ def compare(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
     return made((a, b), cons=ledger.vanish(fields.add(b.scale, a.scale, -1), what))
 
 
+def in_total_order(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
+    """A comparison that orders zeros by sign, and nan: of values that scale and shift alike."""
+    if a.shift != b.shift:
+        a, b = (settle(ledger, x, "a comparison of a shifted value") for x in (a, b))
+    if a.facts.wild or b.facts.wild:
+        return made((a, b))
+    what = "a comparison of values that scale differently"
+    return made((a, b), cons=ledger.vanish(fields.add(b.scale, a.scale, -1), what))
+
+
 def negation(ledger: Ledger, eqn: Equation, a: Block) -> Block:
     """Not a."""
     guard = a.facts.guard

@@ -69,11 +69,15 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "or": choices.both,
 }
 _POINTWISE |= dict.fromkeys(("eq", "ne", "gt", "ge", "lt", "le"), choices.compare)
+_POINTWISE |= dict.fromkeys(("eq_to", "lt_to", "le_to"), choices.in_total_order)
 _POINTWISE |= dict.fromkeys(
     (
         "tanh", "logistic", "erf", "erfc", "erf_inv", "log1p", "expm1", "sin", "cos", "tan",
         "floor", "ceil", "round", "sinh", "cosh", "asinh", "acosh", "atanh", "atan",
         "exp2", "nextafter", "xor", "lgamma", "digamma",
+        "acos", "asin", "bessel_i0e", "bessel_i1e", "clz", "igamma", "igamma_grad_a", "igammac",
+        "mulhi", "polygamma", "population_count", "regularized_incomplete_beta", "shift_left",
+        "shift_right_arithmetic", "shift_right_logical", "zeta", "random_gamma_grad",
     ),
     pointwise.invariant,
 )  # fmt: skip
@@ -162,11 +166,12 @@ def table(read: control.Read) -> dict[str, Rule]:
     }
     calls: dict[str, Rule] = {
         "shard_map": collectives.shard_map(read),
+        "custom_vmap_call": control.call(read, "call"),
         "custom_jvp_call": control.custom(read, "call_jaxpr"),
         "custom_vjp_call": control.custom(read, "call_jaxpr"),
         "custom_vjp_call_jaxpr": control.custom(read, "fun_jaxpr"),
     }
-    calls |= dict.fromkeys(("jit", "pjit", "remat", "remat2", "checkpoint"),
+    calls |= dict.fromkeys(("jit", "pjit", "remat", "remat2", "checkpoint", "composite"),
                            control.call(read, "jaxpr"))  # fmt: skip
     calls |= dict.fromkeys(("closed_call", "core_call"), control.call(read, "call_jaxpr"))
     simple = {name: pointwise.pointwise(_without_equation(rule)) for name, rule in _PLAIN.items()}
