@@ -24,6 +24,8 @@ import numpy as np
 from special import EXCUSES, SPECIAL
 from special_families import FAMILIES
 from special_found import FOUND, FOUND_EXCUSES
+from special_names import NAME_EXCUSES, NAMES
+from special_zeros import ZERO_EXCUSES, ZEROS
 from syntax import In, copied, rebuilt
 from zoo import ZOO, units
 
@@ -32,8 +34,8 @@ from bnrate import groups as gr
 
 ROOT = Path(bnrate.__file__).parent / "certify"
 PACKAGE = "mutant"
-EXACT = SPECIAL | FOUND | FAMILIES
-EXCUSED = EXCUSES | FOUND_EXCUSES
+EXACT = SPECIAL | FOUND | FAMILIES | ZEROS | NAMES
+EXCUSED = EXCUSES | FOUND_EXCUSES | ZERO_EXCUSES | NAME_EXCUSES
 
 
 class Mutation(NamedTuple):

@@ -23,16 +23,18 @@ MUTATIONS: dict[str, Mutation] = {
         In("arithmetic.add").assign("met", "0"), caught="BN MLP, L2"
     ),
     "a token's extent forgets where the smaller operand varies": Mutation(
-        In("arithmetic.add").replace("b.varies | reach", "reach"), caught="product of a bias"
+        In("arithmetic.add").replace("second.varies | reach", "reach"), caught="product of a bias"
     ),
     "an added epsilon counts as nothing": Mutation(
-        In("arithmetic.add").replace("ledger.epsilon(...)", "0"), caught="added epsilon"
+        In("arithmetic.with_epsilon").replace("ledger.epsilon(...)", "(0, 0)"),
+        caught="added epsilon",
     ),
     "a product forgets the second scale": Mutation(
-        In("arithmetic.multiply").assign("scale", "a.scale"), caught="minus half the mean"
+        In("arithmetic.multiply").replace("fields.add(a.scale, b.scale)", "a.scale"),
+        caught="minus half the mean",
     ),
     "a product drops tokens": Mutation(
-        In("arithmetic.multiply").delete("result = result.but(...)"), caught="log of a scale"
+        In("arithmetic.multiply").delete("result = result.demanding(...)"), caught="log of a scale"
     ),
     "a token times a value does not vary like the value": Mutation(
         In("arithmetic.multiply").replace("other.varies", "set()"),
@@ -48,31 +50,33 @@ MUTATIONS: dict[str, Mutation] = {
         In("arithmetic._reciprocal").replace("Fraction(-1)", "Fraction(1)"), caught="quotient"
     ),
     "a power does not scale": Mutation(
-        In("arithmetic._power").keyword("scale", "a.scale"), caught="difference of a root"
+        In("arithmetic._power").replace("fields.scaled(a.scale, exponent)", "a.scale"),
+        caught="difference of a root",
     ),
     "a square scales once": Mutation(
-        In("arithmetic._square").keyword("scale", "a.scale"), caught="quotient of a square"
+        In("arithmetic._square").replace("fields.scaled(a.scale, 2)", "a.scale"),
+        caught="quotient of a square",
     ),
     "cross tokens have one name": Mutation(
         In("arithmetic._square").replace("name", "None"),
         caught="difference of squares",
     ),
     "a multiple of a square is the square": Mutation(
-        In("arithmetic.multiply").replace("b.symbol[0] / a.symbol[0]", "Fraction(1)"),
+        In("arithmetic.multiply").replace("Fraction(_) / a.facts.symbol[0]", "Fraction(1)"),
         caught="half of a square",
     ),
     "any product of like factors is a square": Mutation(
-        In("arithmetic.multiply").replace("a.symbol[1] == b.symbol[1]", "True"),
+        In("arithmetic.multiply").replace("a.facts.symbol[1] == b.facts.symbol[1]", "True"),
         caught="product with a transpose",
     ),
     "exp of a value that scales": Mutation(
         In("arithmetic.exp").assign("cons", "a.cons"), caught="exp of a scale"
     ),
     "exp forgets the shift": Mutation(
-        In("arithmetic.exp").keyword("scale", "{}"), caught="exp of a shift"
+        In("arithmetic.exp").replace("a.shift", "{}"), caught="exp of a shift"
     ),
     "log forgets the scale": Mutation(
-        In("arithmetic.log").keyword("shift", "{}"), caught="log of a scale"
+        In("arithmetic.log").replace("a.scale", "{}"), caught="log of a scale"
     ),
     "a choice of different scales": Mutation(
         In("choices.either").replace("ledger.vanish(...)", "0"), caught="write"
@@ -81,56 +85,41 @@ MUTATIONS: dict[str, Mutation] = {
         In("choices.either").replace("b.shift != bounded[0].shift", "False"),
         caught="maximum of a shifted value",
     ),
-    "any literal guards": Mutation(
-        In("choices.either").replace("abs(number) > TINY", "False"), caught="bound under a root"
-    ),
-    "a guard counts as nothing": Mutation(
-        In("choices.either").delete("pending |= ledger.epsilon(...)"), caught="guard"
-    ),
-    "an unknown condition has a usual value": Mutation(
-        In("choices.select").assign("usual", "int(predicate.usual is not False)"),
-        caught="guard by data",
-    ),
-    "a choice forgets the condition's constraints": Mutation(
-        In("choices.select").keyword("cons", "chosen.cons"), caught="comparison with an epsilon"
-    ),
     "a choice does not vary like the condition": Mutation(
-        In("choices.select").keyword("varies", "chosen.varies"), caught="choice by a row"
+        In("choices.select").replace("(predicate, chosen)", "(chosen, chosen)"),
+        caught="choice by a row",
     ),
     "a comparison of different scales": Mutation(
-        In("choices.compare").replace("ledger.vanish(...)", "0"), caught="comparison with a number"
+        In("choices.compare").replace("ledger.vanish(...)", "0", every=True),
+        caught="comparison with a number",
     ),
     "a comparison of different shifts": Mutation(
         In("choices.compare").replace("a.shift != b.shift", "False"),
         caught="comparison of a shifted value",
     ),
     "a comparison with an epsilon counts as nothing": Mutation(
-        In("choices.compare").replace("ledger.epsilon(...)", "0"),
+        In("choices.compare").replace("ledger.epsilon(...)", "(0, 0)"),
         caught="comparison with an epsilon",
-    ),
-    "any comparison with zero has a usual answer": Mutation(
-        In("choices.compare").replace("positive.sign == 2", "True"), caught="guard by data"
     ),
     "a clamp has a gradient": Mutation(
         In("choices.clamp").replace("ledger.gradient", "False"), caught="clamp to itself"
     ),
     "sign of a shifted value": Mutation(
-        In("choices.sign").replace("settle(...)", "firm(ledger, a).but(shift={})"),
-        caught="sign of a shifted value",
+        In("choices.sign").delete("a = settle(...)"), caught="sign of a shifted value"
     ),
     "absolute value of a shifted value": Mutation(
         In("choices.absolute").delete("a = settle(...)"),
         caught="absolute value of a shifted value",
     ),
     "a power of a shifted value": Mutation(
-        In("arithmetic._power").replace("settle(...)", "_.but(shift=a.shift, cons=a.cons)"),
-        caught="added epsilon",
+        In("arithmetic._power").replace("settle(...)", "a._replace(shift={})"),
+        caught="power of a shifted value",
     ),
     "a logarithm of a shifted value": Mutation(
-        In("arithmetic.log").replace("settle(...)", "_excused(a)"), caught="log of a shifted value"
+        In("arithmetic.log").replace("settle(...)", "excused(a)"), caught="log of a shifted value"
     ),
     "a rounding is unchecked": Mutation(
-        In("choices.convert").replace("fixed(...)", "a"), caught="rounding"
+        In("choices.convert").replace("fixed(...)", "a", every=True), caught="rounding"
     ),
     "stop_gradient passes the gradient": Mutation(
         In("choices.stop_gradient").returns("a"), caught="stopped norm"
@@ -146,26 +135,31 @@ MUTATIONS: dict[str, Mutation] = {
         caught="product of a shifted value",
     ),
     "a negative multiple is non-negative": Mutation(
-        In("arithmetic._times").keyword("sign", "a.sign"), caught="signed sum"
+        In("arithmetic._times").keyword("nonnegative", "a.facts.nonnegative"), caught="signed sum"
     ),
     "a sum is non-negative like either term": Mutation(
-        In("arithmetic._summed").returns("max(a.sign, b.sign)"), caught="sum with one sign"
+        In("arithmetic._both_nonnegative").replace(
+            "_ and _", "a.facts.nonnegative or b.facts.nonnegative"
+        ),
+        caught="sum with one sign",
     ),
     "a cube is non-negative": Mutation(
-        In("arithmetic._power").replace("int(even or ...)", "1"), caught="sum of cubes"
+        In("arithmetic._power").keyword("nonnegative", "True"), caught="sum of cubes"
     ),
     "a product is non-negative like either factor": Mutation(
-        In("arithmetic.multiply").replace("min(a.sign, b.sign)", "max(a.sign, b.sign)"),
+        In("arithmetic._product_facts").keyword(
+            "nonnegative", "a.facts.nonnegative or b.facts.nonnegative"
+        ),
         caught="product with one sign",
     ),
     "epsilons excuse leaves without effect": Mutation(
         In("pointwise.unmarked").assign("tokens", "{}"), caught="softmax with an epsilon"
     ),
     "results forget an operand's constraints": Mutation(
-        In("pointwise.made").keyword("cons", "base.cons"), caught="lax.map"
+        In("pointwise.made").replace("cons_of(*operands)", "operands[0].cons"), caught="lax.map"
     ),
     "results vary like their first operand": Mutation(
-        In("pointwise.made").drop("varies"), caught="product of a bias"
+        In("pointwise.made").replace("varies | block.varies", "varies"), caught="product of a bias"
     ),
     "numbers are rounded to simple fractions": Mutation(
         In("arithmetic._rational").replace(
@@ -173,7 +167,10 @@ MUTATIONS: dict[str, Mutation] = {
         ),
         caught="minus nearly the mean",
     ),
-    "signs survive log": Mutation(In("arithmetic.log").drop("sign"), caught="log with a sign"),
+    "signs survive log": Mutation(
+        In("arithmetic.log").replace("Block(...)", "_.knowing(nonnegative=a.facts.nonnegative)"),
+        caught="log with a sign",
+    ),
     # entries moved and picked
     "a strided slice keeps scales": Mutation(
         In("shapes.slices").replace("joined(...)", "a"), caught="alternate rows"
@@ -191,13 +188,13 @@ MUTATIONS: dict[str, Mutation] = {
         In("shapes._picked").replace("joined(...)", "a"), caught="rows in another order"
     ),
     "a lookup does not vary": Mutation(
-        In("shapes._picked").keyword("varies", "b.varies", of="but"), caught="lookup that varies"
+        In("shapes._picked").drop("varies"), caught="lookup that varies"
     ),
     "argmax across scales": Mutation(
         In("shapes.argument").replace("joined(...)", "a"), caught="argmax"
     ),
     "argmax forgets constraints": Mutation(
-        In("shapes._told").drop("cons", of="Block"), caught="lookup by sin"
+        In("shapes._told").replace("block.cons", "0"), caught="lookup by sin"
     ),
     "a write of different scales": Mutation(In("writes.replace").returns("old"), caught="write"),
     "an index of a write is unchecked": Mutation(
@@ -208,23 +205,27 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     # along axes
     "sums of entries that scale differently": Mutation(
-        In("sums._common_scale").drop("cons"), caught="minus half the mean"
+        In("sums._common_scale").replace("block.demanding(met, ...)", "block._replace(scale=rest)"),
+        caught="minus half the mean",
     ),
     "sums of signed entries have a positive factor": Mutation(
-        In("sums._common_scale").replace("not block.sign", "False"), caught="sum with one sign"
+        In("sums._common_scale").replace("not block.facts.nonnegative", "False"),
+        caught="sum with one sign",
     ),
     "a positive factor of a sum is constant": Mutation(
         In("sums._common_scale").replace("ledger.token(met, _)", "ledger.token(met, ())"),
         caught="sums of squares",
     ),
     "a summed token counts once": Mutation(
-        In("sums._block_sum").replace("k * count", "k"), caught="minus the sum"
+        In("sums.total").replace("k * count", "k"), caught="minus the sum"
     ),
     "a sum drops tokens that vary": Mutation(
-        In("sums._block_sum").replace("derived(...)", "({}, 0)"), caught="plain tanh"
+        In("sums.total").replace("derived(...)", "({}, 0)"), caught="plain tanh"
     ),
     "sums over any axes have one name": Mutation(
-        In("sums._sum_name").replace("frozenset(gone)", "None"),
+        In("names.Names.of_sum").replace(
+            "self.of('sum', name, removed, sizes)", "self.of('sum', name, None, sizes)"
+        ),
         caught="difference of mean squares",
     ),
     "an extreme across scales": Mutation(
@@ -235,8 +236,7 @@ MUTATIONS: dict[str, Mutation] = {
         caught="product over rows",
     ),
     "a product over entries of shifted values": Mutation(
-        In("sums.reduce_product").replace("settle(...)", "firm(ledger, block)"),
-        caught="product of shifted values",
+        In("sums.reduce_product").delete("block = settle(...)"), caught="product of shifted values"
     ),
     "a convolution mixes kernel positions that scale differently": Mutation(
         In("sums.convolution").replace("joined(...)", "kernel"), caught="convolution"
@@ -258,8 +258,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("sums._mixed").replace("derived(...)", "({}, 0)"), caught="pooling over edges"
     ),
     "a running sum keeps tokens": Mutation(
-        In("sums.running").replace("settle(...)", "firm(ledger, b)"),
-        caught="running sum of a shifted value",
+        In("sums.running").replace("settle(...)", "b"), caught="running sum of a shifted value"
     ),
     "running operations across scales": Mutation(
         In("sums.running").replace("joined(...)", "a"), caught="running sum"
@@ -268,12 +267,6 @@ MUTATIONS: dict[str, Mutation] = {
     # programs within the program
     "foreign derivatives are trusted": Mutation(
         In("control.custom").replace("ledger.gradient", "False"), caught="custom gradient"
-    ),
-    "a branch index is unchecked": Mutation(
-        In("control.cond").assign("cons", "0"), caught="branch by sin"
-    ),
-    "branches of different scales": Mutation(
-        In("control.cond").replace("either(...)", "bs[0]"), caught="branches"
     ),
     "a loop condition is unchecked": Mutation(
         In("control.while_loop").assign("cons", "0"), caught="loop until sin"
@@ -288,7 +281,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("control._same_each_step").delete("block = still(...)"), caught="sum of steps"
     ),
     "a carry drops tokens": Mutation(
-        In("control._anonymous").replace("settle(...)", "block.but(shift={})"),
+        In("control._anonymous").replace("settle(...)", "block._replace(shift={})"),
         caught="shifted carry",
     ),
     "results of steps scale alike": Mutation(
@@ -299,10 +292,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     # values, and the constraints of a proof
     "settling drops tokens": Mutation(
-        In("values.settle").returns("block.but(shift={})"), caught="plain tanh"
-    ),
-    "firm drops epsilons": Mutation(
-        In("values.firm").drop("cons"), caught="epsilon without a root"
+        In("values.settle").returns("block._replace(shift={})"), caught="plain tanh"
     ),
     "what must be constant is not": Mutation(
         In("values.still").replace("ledger.vanish(scale, what)", "0"), caught="rows apart"
@@ -312,7 +302,8 @@ MUTATIONS: dict[str, Mutation] = {
         caught="product of a varying shift",
     ),
     "what must be invariant may scale": Mutation(
-        In("values.fixed").drop("cons"), caught="plain tanh"
+        In("values.fixed").replace("block.demanding(...)", "block._replace(scale={})"),
+        caught="plain tanh",
     ),
     "one is wild": Mutation(
         In("values.is_wild").replace("number == 0", "number in (0, 1)"),
@@ -321,38 +312,20 @@ MUTATIONS: dict[str, Mutation] = {
     "tall literals are infinite": Mutation(
         In("values").assign("_HUGE", "2.0"), caught="softmax filled with fives"
     ),
-    "a slice keeps per-index scales": Mutation(
-        In("values._parts").delete("block = _unknowns_still(...)"),
-        caught="slices of an inner factor",
-    ),
     "ranges of a token are alike": Mutation(
-        In("values._restricted").replace("atom._replace(...)", "atom"),
+        In("axes._restricted").replace("atom._replace(...)", "atom"),
         caught="halves of channels",
     ),
     "a slice across factors keeps scales": Mutation(
-        In("values._parts").delete("block = still(...)"), caught="slice across a reshape"
-    ),
-    "a transpose keeps the name": Mutation(
-        In("values.relabel").assign("ordered", "True"), caught="product with a transpose"
-    ),
-    "a broadcast keeps the name": Mutation(
-        In("values.relabel").assign("same", "ordered"), caught="outer product"
+        In("axes._parts").delete("block = still(...)"), caught="slice across a reshape"
     ),
     "data does not vary": Mutation(In("values.data").drop("varies"), caught="sums of squares"),
     "flattened factors keep scales": Mutation(
-        In("values.flattened").delete("block = still(...)"), caught="two orders"
+        In("axes.flattened").delete("block = still(...)"), caught="two orders"
     ),
-    "merged segments are constant": Mutation(
-        In("values.merge").drop("varies"), caught="single rows"
-    ),
+    "merged segments are constant": Mutation(In("axes.merge").drop("varies"), caught="single rows"),
     "merged segments keep scales": Mutation(
-        In("values.merge").delete("block = still(...)"), caught="alternate rows"
-    ),
-    "epsilons are always excused": Mutation(
-        In("ledger.Ledger.hardened").returns("pending"), caught="epsilon without a root"
-    ),
-    "epsilons without an excuse count as nothing": Mutation(
-        In("ledger.Ledger.hardened").returns("0"), caught="epsilon without a root"
+        In("axes.merge").delete("block = still(...)"), caught="alternate rows"
     ),
     "a token vanishes with any of its obligations": Mutation(
         In("ledger.Ledger.tidy").replace("not atom.obligations & ~mask", "atom.obligations & mask"),
@@ -389,8 +362,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("solution.Solution.constraints").replace("self.strict", "False"), caught="added epsilon"
     ),
     "unit axes are unchecked": Mutation(
-        In("solution.Solution.group").replace("self._alone(...)", "True"),
-        caught="Rayleigh quotient",
+        In("units.Units.alone").returns("True"), caught="Rayleigh quotient"
     ),
     "held leaves are free": Mutation(
         In("solution.Solution.invariant").assign("held", "()"), caught="plain tanh"
@@ -400,6 +372,6 @@ MUTATIONS: dict[str, Mutation] = {
         caught="no target",
     ),
     "the gradient is not read": Mutation(
-        In("reading.read").replace("(value, reader.loss(...))", "(value,)"), caught="stopped norm"
+        In("reading.read").assign("gradient", "value"), caught="stopped norm"
     ),
 }

@@ -5,7 +5,7 @@ from syntax import In
 
 TALL = In("arithmetic.multiply").replace(
     "stretched(_times(...), ...)",
-    "made(x, x, other).but(scale={}, wild=True) if other.literal >= 1e30 else _",
+    "made((x, x, other), facts=Facts(wild=True)) if other.facts.literal >= 1e30 else _",
 )
 JAX_RULE = In("source.differentiated_by_jax").returns('defined_in_jax(eqn.params["call_jaxpr"])')
 
@@ -25,12 +25,6 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
         caught="bias after a loop in a step",
     ),
     # entries moved, cut and named
-    "the last reading is of the structures before": Mutation(
-        In("reading.read").replace(
-            "Reading(...)", "dataclasses.replace(_, structures=_refined(structures, value.splits))"
-        ),
-        caught="many slices",
-    ),
     "a lookup is filled with nothing": Mutation(
         In("shapes.gather").replace("filling != 0", "False"), caught="lookup filled with ones"
     ),
@@ -38,21 +32,22 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
         In("shapes.gather").replace("settle(...)", "b"), caught="lookup filled with zeros"
     ),
     "a function writes its operand": Mutation(
-        In("shapes._plain_write").returns("True"), caught="write of a function"
+        In("writes._plain_write").returns("True"), caught="write of a function"
     ),
     "parts of any factors have one name": Mutation(
-        In("values._restricted").assign("sizes", "()"), caught="parts of two reshapes"
+        In("axes._restricted").assign("sizes", "()"), caught="parts of two reshapes"
     ),
     # windows
     "a convolution keeps numbers": Mutation(
-        In("sums.convolution").replace("b.but(literal=None)", "b"), caught="convolution with ones"
+        In("sums.convolution").replace("(v.each(Block.only_knowing) for v in _)", "(a, kernel)"),
+        caught="convolution with ones",
     ),
     "one entry has no edges": Mutation(
         In("sums._mixed").replace("value.shape[axis] != length", "False"),
         caught="convolution of one shifted entry",
     ),
     "what was one entry does not vary": Mutation(
-        In("sums._mixed").replace("b.but(..., varies=_)", "b.but(literal=None, symbol=None)"),
+        In("sums._mixed").replace("_._replace(varies=_)", "b.only_knowing()"),
         caught="convolution of one entry",
     ),
     "a window of one does nothing": Mutation(
@@ -64,14 +59,8 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
         caught="window of one with a stride",
     ),
     # numbers
-    "complex squares are positive": Mutation(
-        In("arithmetic._square").replace("ledger.real", "True"), caught="complex squares"
-    ),
     "complex exponentials are positive": Mutation(
         In("arithmetic.exp").replace("not ledger.real", "False"), caught="complex exponentials"
-    ),
-    "whole numbers are like others": Mutation(
-        In("pointwise.pointwise").replace("not _whole(eqn)", "True"), caught="whole quotient"
     ),
     "tall numbers are infinite": Mutation(
         In("values.is_wild").replace("not math.isfinite(number)", "is_boundless(number)"),
@@ -82,28 +71,12 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
     # derivative rules
     "a function of JAX has its rule": Mutation(JAX_RULE, caught="custom_jvp of abs"),
     "what JAX wraps is of JAX": Mutation(JAX_RULE, caught="custom_gradient"),
-    "functions given to lax are trusted": Mutation(
-        In("source").replace(
-            "('nn', 'numpy', 'scipy', 'ops')", "('nn', 'numpy', 'scipy', 'ops', 'lax')"
-        ),
-        caught="custom_root",
-    ),
     "a clamp has its own bound's gradient": Mutation(
         In("choices.clamp").replace("(low, high)", "(high,)"), caught="clamp at its own bound"
     ),
     # guards
-    "exponentials are never zero": Mutation(
-        In("arithmetic.exp").keyword("sign", "2"), caught="guard by a masked exponential"
-    ),
-    "roundings of positive numbers are positive": Mutation(
-        In("choices.convert").replace("min(a.sign, 1)", "a.sign"),
-        caught="guard by a whole number",
-    ),
-    "positive numbers exceed any small bound": Mutation(
-        In("choices.compare").replace("number == 0", "True"),
-        caught="guard by a bound on a sum",
-    ),
     "sums of non-negative numbers are positive": Mutation(
-        In("sums._block_sum").replace("block.generic", "True"), caught="guard of a sum by ReLU"
+        In("sums._facts_of_sum").keyword("nonzero", "known.nonnegative"),
+        caught="guard of a sum by ReLU",
     ),
 }

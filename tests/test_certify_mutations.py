@@ -10,6 +10,7 @@ from mutations_found import FOUND_MUTATIONS
 from special import EXCUSES, SPECIAL
 from special_families import FAMILIES
 from special_found import FOUND, FOUND_EXCUSES
+from special_zeros import ZERO_EXCUSES, ZEROS
 from syntax import In
 from zoo import ZOO
 
@@ -37,6 +38,15 @@ def test_claims_no_more_than_is_true(name, unbroken):
     assert excess(unbroken, name) == []
 
 
+@pytest.mark.parametrize("name", [name for name, e in ALL_ZEROS.items() if not e.invariant])
+def test_what_may_not_be_claimed_is_not_true(name):
+    """The loss changes where all parameters are smaller or larger."""
+    entry, (loss, params, args), _ = mutants.case(name)
+    if not entry.note:
+        values = [loss(jax.tree.map(lambda w: c * w, params), *args) for c in (1e-3, 1.0, 2.0)]  # noqa: B023
+        assert np.ptp(values) > 0.01 * np.max(values)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_rule_is_caught(name):
     mutation = BROKEN[name]
@@ -45,7 +55,10 @@ def test_a_broken_rule_is_caught(name):
 
 
 def test_each_loss_and_each_mutation_has_one_name():
-    losses = ZOO, SPECIAL, EXCUSES, FOUND, FOUND_EXCUSES, FAMILIES
+    losses = (
+        ZOO, SPECIAL, EXCUSES, FOUND, FOUND_EXCUSES, FAMILIES, ZEROS, ZERO_EXCUSES, NAMES,
+        NAME_EXCUSES,
+    )  # fmt: skip
     for tables in (losses, (MUTATIONS, FOUND_MUTATIONS, FAMILY_MUTATIONS)):
         assert sum(map(len, tables)) == len({name for table in tables for name in table})
 

@@ -82,11 +82,15 @@ def test_tokens_that_are_joined_and_normalised_are_alike_again():
 
 
 @pytest.mark.skipif(not hasattr(jax, "new_ref"), reason="this JAX has no mutable arrays")
-def test_mutable_arrays_are_refused():
-    def loss(w):
-        ref = jax.new_ref(jnp.zeros(3))
+@pytest.mark.parametrize("within", [False, True])
+def test_mutable_arrays_are_refused(within):
+    """Made by the loss or outside of it, written in the program or in one within it."""
+    outer = None if within else jax.new_ref(jnp.zeros(3))
+
+    def written(w):
+        ref = jax.new_ref(jnp.zeros(3)) if outer is None else outer
         ref[...] = w
         return jnp.sum(ref[...] ** 2)
 
     with pytest.raises(ValueError, match=r"mutable arrays \(jax.Ref\)"):
-        certify(loss, jnp.ones(3))
+        certify(jax.jit(written) if within else written, jnp.ones(3))

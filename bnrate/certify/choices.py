@@ -166,6 +166,9 @@ def compare(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
     number, x, other = b.facts.literal, a, b
     if number is None:
         number, x, other, name = a.facts.literal, b, a, _MIRRORED.get(name, name)
+    what = "a comparison of values that scale differently"
+    if not all(_ample(v.aval.dtype) for v in eqn.invars):  # what is small becomes 0
+        return made((a, b), cons=ledger.vanish(fields.add(b.scale, a.scale, -1), what))
     signless = name in ("eq", "ne")
     if number == 0 and (signless or (x.facts.nonnegative and name in ("gt", "le"))):
         guard = Guard(_USUALLY[name], cons_of(a, b), 0, 0, (x.zeros,))
@@ -177,7 +180,6 @@ def compare(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
         eps, hard = ledger.epsilon(x.scale, number, "a comparison with an epsilon")
         guard = Guard(_USUALLY[name], x.cons | other.cons, eps, hard, (x.zeros,))
         return made((a, b), cons=x.cons | hard, facts=Facts(guard=None if signless else guard))
-    what = "a comparison of values that scale differently"
     return made((a, b), cons=ledger.vanish(fields.add(b.scale, a.scale, -1), what))
 
 
@@ -302,6 +304,11 @@ def stop_gradient(ledger: Ledger, a: Block) -> Block:
         symbol=None, pending=(), soft=0, guard=None, over=a.over, factors=a.factors
     )
     return Block(a.axes, {}, {}, 0, a.varies, facts)
+
+
+def _ample(dtype: Any) -> bool:
+    """Whether the exponents of this dtype are those of float32 or better, if it has exponents."""
+    return not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).nexp >= 8
 
 
 def _wide(dtype: Any) -> bool:
