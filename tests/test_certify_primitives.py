@@ -36,6 +36,8 @@ PLAIN = {
 UNSTEADY = {"reduce_precision", "bfloat16", "rng_uniform"}
 # Outside of this thread, hence in single precision; and what this platform cannot compile.
 NOT_RUN = {"callback", "io_callback", "mulhi", "reduce", "reduce_window", "reduce_xor"}
+# Homogeneous, but collectives of some shards only are not followed.
+NOT_PROVEN = {}
 # Entire functions, of which nothing is proven, are traced only.
 TRACED_ONLY = "special.", "scipy."
 
@@ -221,4 +223,4 @@ def test_what_is_homogeneous_is_proven_so_or_has_a_reason(functions):
         )
         reasons = primitives_of(jax.make_jaxpr(chunk[name].call)(h)) & {*WITHOUT_RULE}
         lost += [] if known or reasons else [name]
-    assert lost == []
+    assert {*lost} == NOT_PROVEN
