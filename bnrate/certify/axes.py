@@ -80,6 +80,8 @@ def _parts(ledger: Ledger, block: Block, axis: int, points: list[int]) -> list[B
         def where(position: Position, kept: list[int] = kept) -> Placement:
             if position[0] != axis:
                 return (position,)
+            if not outer:  # all factors become one, along which what varied along any varies
+                return ((axis, 0),) if kept else ()
             return ((axis, kept.index(position[1])),) if position[1] in kept else ()
 
         part = unnamed(block)
