@@ -8,6 +8,9 @@ overflow.
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
+
+import jax
 
 from bnrate.certify import fields
 from bnrate.certify.axes import map_blocks, relabel
@@ -62,7 +65,8 @@ def linear_solve(read: Read) -> Callable[..., Value | list[Value]]:
     def rule(ledger: Ledger, eqn: Equation, *operands: Value) -> Value | list[Value]:
         programs, lengths = eqn.params["jaxprs"], eqn.params["const_lengths"]
         right = operands[sum(lengths) :]
-        if len(right) != 1 or not all(map(defined_in_jax, (programs.matvec, programs.solve))):
+        known = defined_in_jax(programs.matvec) and _is_exact(programs.solve)
+        if len(right) != 1 or not known:
             return uniform(ledger, eqn, *operands)
         matrix, vectors = operands[: lengths.matvec], data(right[0].shape)
         image, b = (
@@ -73,6 +77,23 @@ def linear_solve(read: Read) -> Callable[..., Value | list[Value]]:
         return relabel(solution, right[0].shape, {}).each(_other)
 
     return rule
+
+
+def _is_exact(solve: Any) -> bool:
+    """Whether a solver is JAX's own and solves triangles, rather than iterates."""
+    names = _operations(getattr(solve, "jaxpr", solve))
+    return defined_in_jax(solve) and "triangular_solve" in names and "while" not in names
+
+
+def _operations(jaxpr: Any) -> set[str]:
+    """The names of all operations of a program."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        found.add(eqn.primitive.name)
+        for part in jax.tree.leaves(list(eqn.params.values())):
+            part = getattr(part, "jaxpr", part)
+            found |= _operations(part) if hasattr(part, "eqns") else set()
+    return found
 
 
 def _quotient(b: Block, a: Block) -> Block:

@@ -63,10 +63,10 @@ def reference_of(eqn: Equation) -> ClosedJaxpr | None:
     """
     if not _references:
         return None
-    held = source.functions_in([eqn.params.get(name) for name in source.RULE_PARAMETERS])
+    held = source.rules_in([eqn.params.get(name) for name in source.RULE_PARAMETERS])
     for kernel, reference in _references.items():
-        rules = [getattr(kernel, name, None) for name in ("fwd", "bwd", "jvp")]
-        if not all(any(rule is f for f in held) for rule in rules if rule is not None):
+        rules = source.rules_in([getattr(kernel, name, None) for name in ("fwd", "bwd", "jvp")])
+        if {*map(id, rules)} != {*map(id, held)}:
             continue
         arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
         try:
@@ -74,6 +74,8 @@ def reference_of(eqn: Equation) -> ClosedJaxpr | None:
             read = jax.make_jaxpr(reference)(*arguments)
         except (TypeError, ValueError, IndexError):
             continue
+        if "callback" in str(own.jaxpr):
+            continue  # what is called back is not told by its text
         if str(own.jaxpr) == str(eqn.params["call_jaxpr"].jaxpr) and (
             [v.aval for v in read.jaxpr.outvars] == [v.aval for v in eqn.outvars]
         ):
@@ -118,7 +120,7 @@ def _compare(kernel: Any, reference: Callable[..., Any], point: Sequence[Any]) -
 
 def _refuse_difference(what: str, ours: Any, theirs: Any) -> None:
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        a, b = np.asarray(a, np.complex128), np.asarray(b, np.complex128)
         eps = float(jnp.finfo(jax.tree.leaves(ours)[0].dtype).eps)
         size = max(float(np.abs(b).max(initial=0)), 1e-30)
         gap = float(np.abs(a - b).max(initial=0)) / size if a.shape == b.shape else np.inf

@@ -4,6 +4,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from bnrate.certify import fields
 from bnrate.certify.axes import align, common, cut, flattened, merge, refactor, relabel
 from bnrate.certify.choices import either
@@ -287,7 +289,7 @@ def _filled(like: Value, filling: Value, axis: int, length: int) -> Value:
 def gather(ledger: Ledger, eqn: Equation, a: Value, indices: Value) -> Value:
     """Entries at invariant indices; axes that are taken whole keep their structure."""
     filling = eqn.params.get("fill_value")
-    if filling is not None and math.isfinite(filling):
+    if filling is not None and np.isfinite(filling):
         if filling != 0:
             return uniform(ledger, eqn, a, indices)[0]
         a = a.each(lambda b: settle(ledger, b, "a lookup in a shifted value, filled with 0"))
@@ -305,9 +307,12 @@ def gather(ledger: Ledger, eqn: Equation, a: Value, indices: Value) -> Value:
     ):
         kept[d] = batch[i]
     picked = _picked(ledger, a, indices, kept, shape, "a lookup across a per-index scaling")
-    # What lies outside may be filled with 0 or nan.
+    # What lies outside may be filled with 0, nan or infinities.
+    above = filling is None or not np.real(filling) < 0
     return picked.each(
-        lambda b: b.only_knowing(Facts(wild=b.facts.wild, nonnegative=b.facts.nonnegative))
+        lambda b: b.only_knowing(
+            Facts(wild=b.facts.wild, nonnegative=above and b.facts.nonnegative)
+        )
     )
 
 

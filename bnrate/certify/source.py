@@ -10,7 +10,7 @@ import os
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,19 @@ def _code_of(rule: Any) -> set[Any]:
     return {c for c in found if not getattr(c, "co_filename", "").startswith(_MACHINERY)}
 
 
-def functions_in(parts: Iterable[Any]) -> list[Any]:
+def rules_in(parts: Iterable[Any]) -> list[Any]:
+    """The functions that JAX's machinery carries about, but not those in their closures."""
+    return [f for f in functions_in(parts, enter=_is_machinery) if not _is_machinery(f)]
+
+
+def _is_machinery(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(_MACHINERY)
+
+
+def functions_in(
+    parts: Iterable[Any], enter: Callable[[Any], bool] = lambda function: True
+) -> list[Any]:
     """All functions in the closures of objects, and what is called and cannot be looked into."""
     found, seen, waiting = [], set(), list(parts)
     while waiting:
@@ -115,6 +127,8 @@ def functions_in(parts: Iterable[Any]) -> list[Any]:
         seen.add(id(part))
         if isinstance(part, types.FunctionType):
             found.append(part)
+            if not enter(part):
+                continue
             waiting += [cell.cell_contents for cell in part.__closure__ or ()]
             waiting += [*(part.__defaults__ or ()), getattr(part, "__wrapped__", None)]
         elif isinstance(part, functools.partial):

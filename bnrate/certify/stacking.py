@@ -6,7 +6,7 @@ from bnrate.certify.axes import relabel
 from bnrate.certify.equations import Equation
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import chained, joined, reach, resized
-from bnrate.certify.values import Value, moved, replaced
+from bnrate.certify.values import Value, data, moved, replaced
 
 _MOST_TAKEN = 64  # entries of an axis that are told apart
 
@@ -33,6 +33,8 @@ def unstack(ledger: Ledger, eqn: Equation, a: Value) -> list[Value]:
 
 def tile(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     """`tile`: copies one behind the other; an axis becomes the product of copies and axis."""
+    if 0 in eqn.outvars[0].aval.shape:
+        return data(eqn.outvars[0].aval.shape)
     for axis, times in enumerate(map(int, eqn.params["reps"])):
         if times > 1 and a.shape[axis]:
             a = _repeated(ledger, a, axis, times)
