@@ -316,8 +316,8 @@ MUTATIONS: dict[str, Mutation] = {
         In("axes._restricted").replace("atom._replace(...)", "atom"),
         caught="halves of channels",
     ),
-    "a slice across factors keeps scales": Mutation(
-        In("axes._parts").delete("block = still(...)"), caught="slice across a reshape"
+    "a slice across factors varies along the first only": Mutation(
+        In("axes._parts").replace("not outer", "False"), caught="part of a tile"
     ),
     "data does not vary": Mutation(In("values.data").drop("varies"), caught="sums of squares"),
     "flattened factors keep scales": Mutation(

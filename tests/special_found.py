@@ -239,6 +239,9 @@ FOUND: dict[str, Entry] = {
     "lookup filled with ones": entry(lambda x, w: rms(lookup(x @ w, 1.0), axis=0)),
     "lookup filled with zeros": signal((), lambda h: centred(lookup(h, 0.0))),
     "write of a function": entry(written_by_tanh),
+    "part of a tile": entry(
+        lambda x, s: centred(x * s + jnp.tile(jnp.array([0.3, -1.2]), 2)[:3], axis=1), "s", (8, 3)
+    ),
     "softmax filled with fives": entry(
         lambda x, s: jax.nn.softmax(jnp.where(x > 0, x + s, 5.0)), "s"
     ),
