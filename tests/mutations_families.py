@@ -25,6 +25,10 @@ FAMILY_MUTATIONS: dict[str, Mutation] = {
     "a transform of different scales": Mutation(
         In("complexes.fourier").replace("joined(...)", "a"), caught="transform along"
     ),
+    "a transform keeps tokens": Mutation(
+        In("complexes.fourier").replace("functools.partial(...)", "lambda b: b"),
+        caught="transform of a bias",
+    ),
     "a remainder of different scales": Mutation(
         In("choices._of_pair").assign("met", "0"), caught="remainder of a number"
     ),

@@ -55,7 +55,7 @@ FAMILIES: dict[str, Entry] = {
     "phase with a number": entry(lambda x, w: jnp.angle(lax.complex(x @ w, x[:, :4]))),
     "transform along": along(lambda h: rms(jnp.abs(jnp.fft.fft(h, axis=1)), axis=0)),
     "transform of a bias": shifted(
-        lambda h: rms(jnp.abs((y := jnp.fft.fft(h, axis=0)) - y.mean(0)), axis=0)
+        lambda h: rms(jnp.abs((y := jnp.fft.fft(h, axis=0)) - y[:1]), axis=0)
     ),
     "remainder of a number": entry(lambda x, w: centred(jnp.fmod(x @ w, 0.2))),
     # matrices
