@@ -22,7 +22,8 @@ ENTRIES = "entries that scale differently are summed"
 EXPONENTIAL = "a value that scales is exponentiated"
 LOSS = "the loss itself scales"
 
-TINY = 1e-3  # a literal of at most this size is taken for an epsilon, and reported
+# A literal of at most 1e-3, as any dtype rounds it, is taken for an epsilon, and reported.
+TINY = 1e-3 * (1 + 2**-8)
 
 _FOLDED: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,

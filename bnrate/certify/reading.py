@@ -92,7 +92,11 @@ def _first_uses(jaxpr: Any, leaves: int) -> tuple[float, ...]:
         for eqn in jaxpr.eqns:
             time = next(clock)
             used = [None if isinstance(v, Literal) else numbers.get(v) for v in eqn.invars]
-            parts = [getattr(p, "jaxpr", p) for p in eqn.params.values() if hasattr(p, "jaxpr")]
+            parts = [
+                getattr(p, "jaxpr", p)
+                for p in eqn.params.values()
+                if hasattr(p, "jaxpr") or hasattr(p, "eqns")
+            ]
             inside = [p for p in parts if len(p.invars) == len(used)]
             for part in inside:
                 walk(part, {v: i for v, i in zip(part.invars, used, strict=True) if i is not None})

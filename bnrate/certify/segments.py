@@ -39,7 +39,8 @@ def _alike(a: Block, b: Block, axis: int) -> bool:
          replaced(x.axes, axis, ()))
         for x in (a, b)
     ]  # fmt: skip
-    return not varying and statements[0] == statements[1]
+    told_apart = any(x.facts.over or x.facts.guard for x in (a, b))  # zeros of each, by name
+    return not varying and not told_apart and statements[0] == statements[1]
 
 
 def _both(a: Block, b: Block, axis: int, length: int) -> Block:
