@@ -316,6 +316,14 @@ MUTATIONS: dict[str, Mutation] = {
         In("axes._restricted").replace("atom._replace(...)", "atom"),
         caught="halves of channels",
     ),
+    "ranges of an exponent are alike": Mutation(
+        In("axes._restricted").replace("Cut(...)", "Cut(line, 0, (0, 1), ())"),
+        caught="halves of channels",
+    ),
+    "exponents on a slice have no obligations": Mutation(
+        In("ledger.Ledger.tokens").assign("met", "0"),
+        caught="uneven slices of an inner factor",
+    ),
     "a slice across factors varies along the first only": Mutation(
         In("axes._parts").replace("not outer", "False"), caught="part of a tile"
     ),

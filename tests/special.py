@@ -45,6 +45,11 @@ def signal(shape, net, x=(8, 5), **known):
     )  # fmt: skip
 
 
+def uneven(x, w):
+    h = (x @ w).reshape(8, 2, 3)
+    return jnp.append(jnp.tanh(h[..., :1]), jnp.tanh(h[..., 1:]))
+
+
 def filtered(h):
     numbers = ("NWC", "WIO", "NWC")
     kernel = jnp.array([1.0, 2.0, 4.0])[:, None, None]
@@ -218,6 +223,7 @@ SPECIAL: dict[str, Entry] = {
         lambda x, w: rms(w.reshape(2, 3), axis=0) * rms(w[1:5]).sum(), w=(6,), invariant=("w",),
         dims=(1, 0),
     ),
+    "uneven slices of an inner factor": entry(uneven, w=(5, 6)),
     "slices of an inner factor": entry(
         lambda x, w: (h := w.reshape(2, 3))[:, 0] / h[:, 1], w=(6,), invariant=("w",),
         units={"w": ((0,), (2, 3))}, dims=(1, 3)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from bnrate.certify import fields
 from bnrate.certify.facts import Placement, Position
-from bnrate.certify.fields import Field, Token
+from bnrate.certify.fields import Cut, Field, Folded, Line, Token, Unknown
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.values import Axis, Block, Value, moved, replaced, still, unnamed, whole
 
@@ -84,34 +84,42 @@ def _parts(ledger: Ledger, block: Block, axis: int, points: list[int]) -> list[B
                 return ((axis, 0),) if kept else ()
             return ((axis, kept.index(position[1])),) if position[1] in kept else ()
 
-        part = unnamed(block)
-        if not (outer and high - low == stride):
-            part = _unknowns_still(ledger, part, [first], "a slice of a per-index scaling")
+        part, span = unnamed(block), (low // stride, high // stride)
         part = part._replace(
-            scale=_restricted(part, part.scale, first, (low, high)),
-            shift=_restricted(part, part.shift, first, (low, high)),
+            scale=_restricted(ledger, part, part.scale, first, span),
+            shift=_restricted(ledger, part, part.shift, first, span),
         )
         parts.append(moved(part, axes, {p: where(p) for p in block.positions}))
     return parts
 
 
-def _restricted(block: Block, field: Field, position: Position, span: tuple[int, int]) -> Field:
+def _restricted(
+    ledger: Ledger, block: Block, field: Field, position: Position, span: tuple[int, int]
+) -> Field:
     """A field on a range of indices of a position; on one index, what varies there has an entry.
 
-    The restriction of a token to a range of its index is another token.
+    Otherwise the restriction is another token.
     """
-    found = {}
+    across = fields.on(field, [position])
+    if not across:
+        return field
+
+    def name(line: Line, placement: Placement) -> Cut:
+        sizes = tuple(block.axes[a][j] if a >= 0 else 0 for a, j in placement)
+        return Cut(line, placement.index(position), span, sizes)
+
+    found, unknown = {}, {}
     for (atom, placement), k in field.items():
-        if position in placement:
+        if (atom, placement) not in across:
+            found[atom, placement] = k
+        elif isinstance(atom, Token):
+            found[atom._replace(name=name(frozenset([(atom, 1)]), placement)), placement] = k
+        elif span[1] - span[0] == 1:
             at = placement.index(position)
-            if isinstance(atom, Token):
-                sizes = tuple(block.axes[a][j] if a >= 0 else 0 for a, j in placement)
-                atom = atom._replace(name=("part", atom, at, span, sizes))
-            else:
-                atom = atom.entry(at, span[0] // (span[1] - span[0]))
-                placement = (*placement[:at], *placement[at + 1 :])
-        found[atom, placement] = k
-    return found
+            found[atom.entry(at, span[0]), (*placement[:at], *placement[at + 1 :])] = k
+        else:
+            unknown[atom, placement] = k
+    return {**found, **ledger.tokens(unknown, "a slice of a per-index scaling", name)}
 
 
 def refactor(ledger: Ledger, block: Block, axis: int, finer: Axis) -> Block:
@@ -125,29 +133,34 @@ def refactor(ledger: Ledger, block: Block, axis: int, finer: Axis) -> Block:
             taken.append(rest.pop(0))
         spread[axis, j] = tuple((axis, i) for i, _ in taken)
         if len(taken) > 1:
-            for field in (block.scale, block.shift):
-                ledger.refine(field, (axis, j), sizes=tuple(n for _, n in taken))
-            block = _unknowns_still(ledger, block, [(axis, j)], "a reshape of a per-index scaling")
+            sizes = tuple(n for _, n in taken)
+            block = block._replace(
+                scale=_folded(ledger, block.scale, (axis, j), sizes),
+                shift=_folded(ledger, block.shift, (axis, j), sizes),
+            )
     return moved(block, replaced(block.axes, axis, finer), spread)
 
 
-def _unknowns_still(
-    ledger: Ledger, block: Block, positions: Iterable[Position], what: str
-) -> Block:
-    """Like `still`, but tokens may go on to vary."""
-    positions = list(positions)
+def _folded(ledger: Ledger, field: Field, position: Position, sizes: tuple[int, ...]) -> Field:
+    """A field whose unknowns along a position are tokens, as that is to become several.
 
-    def unknown(field: Field) -> Field:
-        touched = fields.on(field, positions)
-        return {placed: k for placed, k in touched.items() if not isinstance(placed[0], Token)}
+    Tokens of them say so in their name: by it the finer structure of a leaf is found.
+    """
+    ledger.refine(field, position, sizes=sizes)
 
-    scale, shift = unknown(block.scale), unknown(block.shift)
-    if not (scale or shift):
-        return block
-    return block.demanding(
-        ledger.vanish(scale, what) | ledger.vanish(shift, what),
-        scale=fields.off(block.scale, scale), shift=fields.off(block.shift, shift),
-    )  # fmt: skip
+    def name(line: Line, placement: Placement) -> Folded:
+        return Folded(line, placement.index(position), sizes)
+
+    found, unknown = {}, {}
+    for (atom, placement), k in field.items():
+        if isinstance(atom, Unknown):
+            (unknown if position in placement else found)[atom, placement] = k
+        elif position in placement and isinstance(atom.name, Cut | Folded):
+            own = name(frozenset([(atom, 1)]), placement)
+            found[atom._replace(name=own), placement] = k
+        else:
+            found[atom, placement] = k
+    return {**found, **ledger.tokens(unknown, "a reshape of a per-index scaling", name)}
 
 
 def common(a: Axis, b: Axis) -> Axis | None:

@@ -4,17 +4,16 @@ Like those of `arithmetic`, they speak of one block at a time.
 """
 
 import functools
-from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from bnrate.certify import fields, linear
+from bnrate.certify import fields
 from bnrate.certify.arithmetic import awaiting, lengths_of, with_epsilon
 from bnrate.certify.equations import Equation
-from bnrate.certify.facts import NO_REFS, Facts, Guard, Pending, Placement, meet
-from bnrate.certify.fields import Field, Token
+from bnrate.certify.facts import NO_REFS, Facts, Guard, Pending, meet
+from bnrate.certify.fields import Stopped
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import (
     TINY,
@@ -309,23 +308,12 @@ def stop_gradient(ledger: Ledger, a: Block) -> Block:
     if not ledger.gradient:
         return a
     with ledger.of_gradient():
-        scale, shift = _stopped(ledger, a.scale), _stopped(ledger, a.shift)
+        scale, shift = (
+            ledger.tokens(field, _STOPPED, lambda line, _: Stopped(line))
+            for field in (a.scale, a.shift)
+        )
     facts = a.facts._replace(symbol=None, over=a.over, factors=a.factors)
     return Block(a.axes, scale, shift, a.cons, a.varies, facts)
-
-
-def _stopped(ledger: Ledger, field: Field) -> Field:
-    """The field as it is to the value, and zero to the gradient."""
-    found: dict[Placement, dict[Any, linear.Number]] = {}
-    for (atom, placement), k in field.items():
-        found.setdefault(placement, {})[atom] = k
-    tokens: dict = {}
-    for placement, part in found.items():
-        met = ledger.vanish({(atom, placement): k for atom, k in part.items()}, _STOPPED)
-        first = next(iter(part))
-        unit = linear.integral(part)[first]
-        tokens[Token(fields.stopped(part), met), placement] = Fraction(part[first]) / unit
-    return tokens
 
 
 def _ample(dtype: Any) -> bool:

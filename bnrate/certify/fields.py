@@ -17,6 +17,7 @@ biases and the unknown factor of a softmax are one idea.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 from bnrate.certify import linear
@@ -58,10 +59,37 @@ class Token(NamedTuple):
 
 
 Atom = Unknown | Token
-_STOPPED = "stopped"
+Line = frozenset[tuple[Atom, int]]  # whole multiples of atoms
 Field = Mapping[tuple[Atom, Placement], linear.Number]
 
 ZERO: Field = {}
+
+
+class Stopped(NamedTuple):
+    """Names a token for what some atoms do to the value, while they do nothing to the gradient."""
+
+    of: Line
+
+
+class Cut(NamedTuple):
+    """Names a token for atoms on a range of indices of one of their positions.
+
+    `at` counts the position among theirs, which have these `sizes`.  A range of one index leaves
+    no position.
+    """
+
+    of: Line
+    at: int
+    span: tuple[int, int]
+    sizes: tuple[int, ...]
+
+
+class Folded(NamedTuple):
+    """Names a token for atoms one of whose positions has become several, of these sizes."""
+
+    of: Line
+    at: int
+    sizes: tuple[int, ...]
 
 
 def add(a: Field, b: Field, factor: linear.Number = 1) -> Field:
@@ -94,25 +122,27 @@ def off(field: Field, part: Field) -> Field:
     return {placed: k for placed, k in field.items() if placed not in part}
 
 
-def stopped(part: Mapping[Atom, linear.Number]) -> tuple[str, frozenset[tuple[Atom, int]]]:
-    """The name of the token for what some atoms do to the value, and not to the gradient."""
-    return _STOPPED, frozenset(linear.integral(part).items())
+def line(part: Mapping[Atom, linear.Number]) -> tuple[Line, linear.Number]:
+    """Some atoms as a multiple of whole numbers of them."""
+    whole = linear.integral(part)
+    first = next(iter(part))
+    return frozenset(whole.items()), Fraction(part[first]) / whole[first]
 
 
 def of_value(field: Field) -> Field:
     """The field as it is to the value: what is stopped, is so to the gradient only."""
-    if not any(map(_is_stopped, field)):
+    parts = {placed: stopped for placed in field if (stopped := _stopped_by(placed[0]))}
+    if not parts:
         return field
-    total: Field = {}
-    for (atom, placement), k in field.items():
-        if _is_stopped((atom, placement)):
-            part = {(inner, placement): n for inner, n in atom.name[1]}
-            total = linear.add(total, of_value(part), k)
-        else:
-            total = linear.add(total, {(atom, placement): k})
+    total: Field = {placed: k for placed, k in field.items() if placed not in parts}
+    for placed, part in parts.items():
+        inner = of_value({(atom, placed[1]): n for atom, n in part})
+        total = linear.add(total, inner, field[placed])
     return total
 
 
-def _is_stopped(placed: tuple[Atom, Placement]) -> bool:
-    name = placed[0].name if isinstance(placed[0], Token) else None
-    return isinstance(name, tuple) and name[0] == _STOPPED
+def _stopped_by(atom: Atom) -> Line | None:
+    """What a token stands for to the value, if it is one of a stopped gradient."""
+    if isinstance(atom, Token) and isinstance(atom.name, Stopped):
+        return atom.name.of
+    return None

@@ -6,22 +6,24 @@ loss does not depend on (dead code, auxiliary outputs, terms that cancel) then c
 
 import contextlib
 import dataclasses
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bnrate.certify import linear
+from bnrate.certify import fields, linear
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Placement, Position
-from bnrate.certify.fields import Field, Token, Unknown, of_value
+from bnrate.certify.fields import Atom, Cut, Field, Folded, Line, Token, Unknown, of_value
 from bnrate.certify.names import Names
 from bnrate.certify.source import Site, site
 
 # "eps": fails only by an epsilon or on a degenerate set; "hard": otherwise; "leaf": no equation,
 # the mark of a leaf's block on all that depends on it.
 NOWHERE = Site()
+# A range of a factor's indices; or the sizes that it was split into, and one of them.
+Step = tuple[Literal["cut"], tuple[int, int]] | tuple[Literal["fold"], tuple[int, ...], int]
 _FLOAT64 = np.dtype("float64")
 Kind = Literal["hard", "eps", "leaf"]
 
@@ -40,7 +42,10 @@ class Constraint(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A wish: one factor of one segment of a leaf's axis, cut at points or split into a product."""
+    """A wish: one factor of one segment of a leaf's axis, cut at points or split into a product.
+
+    Or what a factor becomes `inside`: after it was cut or folded like that, step by step.
+    """
 
     leaf: int
     axis: int
@@ -48,6 +53,7 @@ class Split(NamedTuple):
     factor: int
     points: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
+    inside: tuple[Step, ...] = ()
 
 
 @dataclasses.dataclass
@@ -111,6 +117,18 @@ class Ledger:
         yield
         self.for_gradient = before
 
+    def tokens(self, field: Field, what: str, name: Callable[[Line, Placement], Hashable]) -> Field:
+        """A field of tokens: one for all atoms of a placement, which vanishes if their sum does."""
+        parts: dict[Placement, dict[Atom, linear.Number]] = {}
+        for (atom, placement), k in field.items():
+            parts.setdefault(placement, {})[atom] = k
+        found = {}
+        for placement, part in parts.items():
+            met = self.vanish({(atom, placement): k for atom, k in part.items()}, what)
+            line, k = fields.line(part)
+            found[Token(name(line, placement), met), placement] = k
+        return found
+
     def mark(self, leaf: int, block: tuple[int, ...]) -> int:
         """The mark of a leaf's block."""
         return self._enter(Constraint({}, "leaf", "", "", NOWHERE, block=(leaf, block)))
@@ -168,12 +186,15 @@ class Ledger:
             )
         }
 
-    def refine(self, field: Field, position: tuple[int, int], **how: tuple[int, ...]) -> None:
+    def refine(self, field: Field, position: Position, **how: tuple[int, ...]) -> None:
         """Ask that the leaves behind a factor be cut or split in the same way."""
         for atom, placement in field:
-            if isinstance(atom, Unknown) and position in placement:
-                axis, factor = atom.at[placement.index(position)]
-                self.splits[Split(atom.leaf, axis, atom.block[axis], factor, **how)] = None
+            if position in placement:
+                for (unknown, k), inside in _origins(atom, placement.index(position)):
+                    axis, factor = unknown.at[k]
+                    segment = unknown.block[axis]
+                    wish = Split(unknown.leaf, axis, segment, factor, **how, inside=inside)
+                    self.splits[wish] = None
 
     def _enter(self, constraint: Constraint) -> int:
         known = key(constraint)
@@ -202,3 +223,26 @@ def _rows(field: Field) -> tuple[Iterable[dict], int]:
         else:
             rows[placement] = linear.add(rows.get(placement, {}), {atom: k})
     return [row for row in rows.values() if row], mask
+
+
+def _origins(atom: Atom, k: int) -> Iterator[tuple[tuple[Unknown, int], tuple[Step, ...]]]:
+    """The unknowns of which an atom is made, with their position that its k-th is inside of."""
+    if isinstance(atom, Unknown):
+        yield (atom, k), ()
+        return
+    step: tuple[Step, ...] = ()
+    match atom.name:
+        case Cut(line, at, span, _):
+            k += k >= at and span[1] - span[0] == 1
+            step = (("cut", span),) if k == at else ()
+        case Folded(line, at, sizes):
+            inner = k - at
+            if 0 <= inner < len(sizes):
+                step, k = (("fold", sizes, inner),), at
+            elif inner > 0:
+                k -= len(sizes) - 1
+        case _:
+            return
+    for part, _ in line:
+        for origin, steps in _origins(part, k):
+            yield origin, (*steps, *step)

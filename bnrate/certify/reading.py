@@ -16,7 +16,7 @@ from bnrate.certify.entries import by_entry
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts, Ref
 from bnrate.certify.fields import Field, Unknown
-from bnrate.certify.ledger import Constraint, Ledger, Split, key
+from bnrate.certify.ledger import Constraint, Ledger, Split, Step, key
 from bnrate.certify.pointwise import LOSS
 from bnrate.certify.segments import coalesced
 from bnrate.certify.shapes import uniform
@@ -341,16 +341,32 @@ def _tied(constraints: Iterable[Constraint]) -> dict[Factor, list[Factor]]:
     return tied
 
 
-def _split(factors: tuple[int, ...], j: int, wanted: Sequence[Split]) -> list[tuple[int, ...]]:
+def _split(factors: Axis, j: int, wanted: Sequence[Split]) -> list[Axis]:
     """The segments that a segment becomes: cut at its outermost factor, or with finer factors."""
     length = factors[j]
-    ends = sorted({0, length, *(point for split in wanted for point in split.points)})
+    here = [w for w in wanted if not w.inside]
+    ends = sorted({0, length, *(p for w in here for p in w.points if p < length)})
     lengths = [high - low for low, high in itertools.pairwise(ends)]
     if j == 0 and len(lengths) > 1:
-        return [tuple(n for n in (n, *factors[1:]) if n != 1) for n in lengths]
+        pieces = []
+        for low, high in itertools.pairwise(ends):
+            if high - low == 1:
+                pieces.append(factors[1:])
+            else:
+                inner = _inside(wanted, ("cut", (low, high)))
+                pieces += _split((high - low, *factors[1:]), 0, inner)
+        return pieces
     step = math.gcd(*lengths)
     finer: Axis = (length // step, step) if 1 < step < length else (length,)
-    for split in wanted:
-        if split.sizes:
-            finer = common(finer, split.sizes) or finer
-    return [(*factors[:j], *finer, *factors[j + 1 :])]
+    for sizes in (w.sizes for w in here if math.prod(w.sizes) == length):
+        finer = common(finer, sizes) or finer
+    segments = [(*factors[:j], *finer, *factors[j + 1 :])]
+    for m in reversed(range(len(finer))):
+        if inner := _inside(wanted, ("fold", finer, m)):
+            segments = _split(segments[0], j + m, inner)
+    return segments
+
+
+def _inside(wanted: Iterable[Split], step: Step) -> list[Split]:
+    """What is wished for inside of a step."""
+    return [w._replace(inside=w.inside[1:]) for w in wanted if w.inside[:1] == (step,)]
