@@ -62,7 +62,7 @@ MUTATIONS: dict[str, Mutation] = {
         caught="difference of squares",
     ),
     "a multiple of a square is the square": Mutation(
-        In("arithmetic.multiply").replace("Fraction(_) / a.facts.symbol[0]", "Fraction(1)"),
+        In("arithmetic.multiply").replace("linear.ratio(...)", "1"),
         caught="half of a square",
     ),
     "any product of like factors is a square": Mutation(
@@ -232,7 +232,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("sums.extreme").replace("joined(...)", "a"), caught="extreme"
     ),
     "a product over entries scales once": Mutation(
-        In("sums.reduce_product").replace("Fraction(count)", "Fraction(1)"),
+        In("sums.reduce_product").replace("count", "1"),
         caught="product over rows",
     ),
     "a product over entries of shifted values": Mutation(
@@ -252,7 +252,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("sums.window_sum").replace("settle(...)", "b"), caught="window of one"
     ),
     "a token counts once in a window": Mutation(
-        In("sums.window_sum").assign("count", "Fraction(1)"), caught="minus a window's sum"
+        In("sums.window_sum").assign("count", "1"), caught="minus a window's sum"
     ),
     "windows drop tokens that vary": Mutation(
         In("sums._mixed").replace("derived(...)", "({}, 0)"), caught="pooling over edges"

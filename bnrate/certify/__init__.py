@@ -18,7 +18,9 @@ demands that its operands be invariant: what is not known costs claims, never tr
     'a value that scales is added to one that does not'
 """
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from jaxtyping import PyTree
@@ -63,5 +65,19 @@ def certify(
         raise ValueError(f"eps must be 'ignore' or 'strict', got {eps!r}")
     leaves = objective.parameters(params)
     shapes = tuple(tuple(leaf.shape) for leaf in leaves.values())
-    reading = read(objective.trace(loss, params, args), shapes)
-    return Certificate.of(Solution(tuple(leaves), shapes, reading, strict=eps == "strict"))
+    traced = objective.trace(loss, params, args)
+    with _no_collections():
+        reading = read(traced, shapes)
+        return Certificate.of(Solution(tuple(leaves), shapes, reading, strict=eps == "strict"))
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Stop the search for cyclic garbage: a proof makes none, and each search walks all of JAX."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -113,7 +113,7 @@ def _sum_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
     coefficient, name = ledger.names.of_combination(terms, sizes)
     facts = facts._replace(symbol=(coefficient, Ref(name, places)))
     for (m, one), (n, other) in itertools.permutations(((j, first), (k, second))):
-        ratio = Fraction(n) / Fraction(m)
+        ratio = linear.ratio(n, m)
         if ledger.names.is_centred(one, other, ratio, lengths):
             return facts._replace(nonzero=facts.nonzero or one.name in ledger.free)
         if m > 0 and ledger.real and (centred := ledger.names.spread(one, other, ratio)):
@@ -177,7 +177,7 @@ def multiply(ledger: Ledger, a: Block, b: Block) -> Block:
             return stretched(_times(x, _rational(ledger, number)), axes_of(a, b))
     same = a.facts.symbol and b.facts.symbol and a.facts.symbol[1] == b.facts.symbol[1]
     if same and a.axes == b.axes and a.facts.symbol and b.facts.symbol:
-        return _square(ledger, a, Fraction(b.facts.symbol[0]) / a.facts.symbol[0])
+        return _square(ledger, a, linear.ratio(b.facts.symbol[0], a.facts.symbol[0]))
     if a.facts.wild or b.facts.wild:
         a, b = (settle(ledger, x, "a product with infinity") for x in (a, b))
         return made((a, b), facts=Facts(wild=True))
@@ -239,7 +239,7 @@ def divide(ledger: Ledger, a: Block, b: Block) -> Block:
 
 def square(ledger: Ledger, a: Block) -> Block:
     """Square a * a."""
-    return _square(ledger, a, Fraction(1))
+    return _square(ledger, a, 1)
 
 
 def integer_power(ledger: Ledger, eqn: Equation, a: Block) -> Block:
@@ -301,7 +301,7 @@ def derived(
     return made, cons
 
 
-def _square(ledger: Ledger, a: Block, ratio: Fraction) -> Block:
+def _square(ledger: Ledger, a: Block, ratio: linear.Number) -> Block:
     """Product a * (ratio a).  Its tokens are named by what they are, so that equal ones cancel.
 
     This is what removes a bias from a variance: E[(x + T)^2] - (E[x + T])^2.
@@ -314,7 +314,7 @@ def _square(ledger: Ledger, a: Block, ratio: Fraction) -> Block:
     place = tuple(sorted([*ledger.steps, *own]))
     lengths = tuple(length(ledger, a, p) for p in own)
     order = {p: i for i, p in enumerate(place)}
-    coefficient, name = (symbol[0], symbol[1].name) if symbol else (Fraction(1), None)
+    coefficient, name = (symbol[0], symbol[1].name) if symbol else (1, None)
     terms = list(a.shift.items())
     for i, ((atom, at), k) in enumerate(terms):
         met = ledger.vanish({(atom, at): k}, "a term that is not scaled along")

@@ -17,7 +17,6 @@ biases and the unknown factor of a softmax are one idea.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from fractions import Fraction
 from typing import NamedTuple
 
 from bnrate.certify import linear
@@ -99,7 +98,9 @@ def add(a: Field, b: Field, factor: linear.Number = 1) -> Field:
 
 def scaled(field: Field, factor: linear.Number) -> Field:
     """The field times a number."""
-    return {placed: factor * k for placed, k in field.items()} if factor else ZERO
+    if factor in (0, 1):
+        return field if factor else ZERO
+    return {placed: linear.product(factor, k) for placed, k in field.items()}
 
 
 def moved(field: Field, where: Callable[[Position], Placement]) -> Field:
@@ -107,8 +108,8 @@ def moved(field: Field, where: Callable[[Position], Placement]) -> Field:
     total: dict = {}
     for (atom, placement), k in field.items():
         placed = atom, tuple(new for old in placement for new in where(old))
-        total = linear.add(total, {placed: k})
-    return total
+        total[placed] = total.get(placed, 0) + k
+    return total if len(total) == len(field) else {p: k for p, k in total.items() if k}
 
 
 def on(field: Field, positions: Iterable[Position]) -> Field:
@@ -126,7 +127,7 @@ def line(part: Mapping[Atom, linear.Number]) -> tuple[Line, linear.Number]:
     """Some atoms as a multiple of whole numbers of them."""
     whole = linear.integral(part)
     first = next(iter(part))
-    return frozenset(whole.items()), Fraction(part[first]) / whole[first]
+    return frozenset(whole.items()), linear.ratio(part[first], whole[first])
 
 
 def of_value(field: Field) -> Field:

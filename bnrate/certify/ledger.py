@@ -7,7 +7,6 @@ loss does not depend on (dead code, auxiliary outputs, terms that cancel) then c
 import contextlib
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -172,7 +171,12 @@ class Ledger:
 
     def bits(self, mask: int) -> list[int]:
         """The numbers of the constraints in a mask, in program order."""
-        return [i for i in range(len(self.constraints)) if mask >> i & 1]
+        found = []
+        while mask:
+            lowest = mask & -mask
+            found.append(lowest.bit_length() - 1)
+            mask ^= lowest
+        return found
 
     def tidy(self, field: Field, mask: int) -> Field:
         """The field without the atoms that a value's own constraints make vanish."""
@@ -215,14 +219,14 @@ def key(constraint: Constraint) -> Hashable:
 
 def _rows(field: Field) -> tuple[Iterable[dict], int]:
     """One equation for each placement (parts of different placements are independent)."""
-    rows: dict[Placement, dict[Unknown, Fraction]] = {}
+    rows: dict[Placement, dict[Unknown, linear.Number]] = {}
     mask = 0
     for (atom, placement), k in field.items():
         if isinstance(atom, Token):
             mask |= atom.obligations
         else:
-            rows[placement] = linear.add(rows.get(placement, {}), {atom: k})
-    return [row for row in rows.values() if row], mask
+            rows.setdefault(placement, {})[atom] = k
+    return rows.values(), mask
 
 
 def _origins(atom: Atom, k: int) -> Iterator[tuple[tuple[Unknown, int], tuple[Step, ...]]]:

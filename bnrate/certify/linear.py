@@ -1,10 +1,11 @@
 """Exact linear algebra over the rationals: what a system of homogeneous equations leaves free.
 
-A vector or equation is a sparse mapping from column to `Fraction`; columns are any hashable values.
+A vector or equation is a sparse mapping from column to a whole number or `Fraction`; columns are
+any hashable values.  Numbers that are whole are of type int, with which Python is fast.
 
-    >>> balance = {"scale": Fraction(1), "head": Fraction(1)}          # scale + head = 0
+    >>> balance = {"scale": 1, "head": 1}          # scale + head = 0
     >>> null_space([balance], ["scale", "head", "bias"])
-    [{'head': Fraction(1, 1), 'scale': Fraction(-1, 1)}, {'bias': Fraction(1, 1)}]
+    [{'head': 1, 'scale': -1}, {'bias': 1}]
 """
 
 import itertools
@@ -23,6 +24,19 @@ _LIKING = 1e-3
 _SNAP = 10**4  # a ray's entries are ratios of small integers
 
 
+def product(a: Number, b: Number) -> Number:
+    """The product a * b, an int if it is whole."""
+    number = a * b
+    return number.numerator if number.denominator == 1 else number
+
+
+def ratio(a: Number, b: Number) -> Number:
+    """The quotient a / b, an int if it is whole."""
+    if b in (1, -1):
+        return a * b
+    return product(Fraction(1, b), a)
+
+
 def add(a: Vector, b: Vector, factor: Number = 1) -> dict:
     """The sum a + factor * b, without zeros."""
     total = dict(a)
@@ -36,7 +50,7 @@ def add(a: Vector, b: Vector, factor: Number = 1) -> dict:
 def inner(a: Vector, b: Vector) -> Number:
     """The inner product of two sparse vectors."""
     small, large = sorted((a, b), key=len)
-    return sum((v * large[column] for column, v in small.items() if column in large), Fraction(0))
+    return sum((v * large[column] for column, v in small.items() if column in large), 0)
 
 
 class Echelon:
@@ -62,7 +76,7 @@ class Echelon:
             return False
         pivot, first = next(iter(row.items()))
         if first != 1:
-            row = {column: value / Fraction(first) for column, value in row.items()}
+            row = {column: ratio(value, first) for column, value in row.items()}
         for other in self._users.pop(pivot, ()):
             if factor := self.rows[other].get(pivot):
                 self.rows[other] = add(self.rows[other], row, -factor)
@@ -77,7 +91,9 @@ class Echelon:
 def null_space(rows: Iterable[Vector], columns: Sequence[Hashable]) -> list[dict]:
     """A basis of all vectors that meet the equations; each is as sparse as the echelon form."""
     echelon = Echelon(rows).rows
-    basis = {column: {column: Fraction(1)} for column in columns if column not in echelon}
+    basis: dict[Hashable, dict] = {
+        column: {column: 1} for column in columns if column not in echelon
+    }
     for pivot, row in echelon.items():
         for column, value in row.items():
             if column != pivot:
@@ -179,7 +195,7 @@ def _ray(
     place = {column: i for i, column in enumerate(columns)}
     rows = [row for row in ({c: v for c, v in r.items() if c in place} for r in rows) if row]
     if not rows:
-        return {through: Fraction(1)}
+        return {through: 1}
     matrix = np.zeros((len(rows) + 1, len(columns)))
     for i, row in enumerate(rows):
         for column, value in row.items():

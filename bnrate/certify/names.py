@@ -57,11 +57,11 @@ class Names:
     ) -> tuple[linear.Number, int]:
         """A coefficient and a name of a sum of terms, whose positions have these sizes."""
         (k, name, at), *others = sorted(terms, key=lambda term: term[1:])
-        rest = tuple((Fraction(m) / Fraction(k), n, where) for m, n, where in others)
+        rest = tuple((linear.ratio(m, k), n, where) for m, n, where in others)
         return k, self.of("combination", name, at, rest, sizes)
 
     def is_centred(
-        self, value: Ref, mean: Ref, ratio: Fraction, lengths: Mapping[Position, int]
+        self, value: Ref, mean: Ref, ratio: linear.Number, lengths: Mapping[Position, int]
     ) -> bool:
         """Whether value + ratio * mean is a value less its mean over two entries or more."""
         removed = frozenset(i for i, p in enumerate(value.at) if p not in mean.at)
@@ -72,7 +72,9 @@ class Names:
         count = math.prod(sizes[i] for i in removed)
         return ratio == Fraction(-1, count) and mean.name == self.of_sum(value.name, removed, sizes)
 
-    def spread(self, squares: Ref, squared: Ref, ratio: Fraction) -> tuple[Ref, int, int] | None:
+    def spread(
+        self, squares: Ref, squared: Ref, ratio: linear.Number
+    ) -> tuple[Ref, int, int] | None:
         """If this is a multiple of E[x^2] - E[x]^2, the ref x - E[x], x's name, how many there are.
 
         The one is zero wherever the other is.
@@ -95,7 +97,7 @@ class Names:
         every = tuple(range(len(sizes)))
         left = tuple(i for i in every if i not in removed)
         count = math.prod(sizes[i] for i in removed)
-        terms = [(Fraction(1), x, every), (Fraction(-1, count), total, left)]
+        terms: list[Term] = [(1, x, every), (Fraction(-1, count), total, left)]
         _, name = self.of_combination(terms, sizes)
         at = iter(place.at)
         return Ref(name, tuple(sizes[i] if i in removed else next(at) for i in every))

@@ -88,6 +88,8 @@ def made(
 
 def axes_of(*blocks: Block) -> tuple[tuple[int, ...], ...]:
     """The axes of a result; those of length one are broadcast."""
+    if all(b.axes == blocks[0].axes for b in blocks):
+        return blocks[0].axes
     return tuple(max(found, key=len) for found in zip(*(b.axes for b in blocks), strict=True))
 
 

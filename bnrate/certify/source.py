@@ -12,7 +12,7 @@ import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -56,12 +56,12 @@ def site(eqn: Equation) -> Site:
     info = getattr(eqn, "source_info", None)
     user, library = "", ""
     for file, line in _frames(info):
-        if file.startswith(_JAX) or file.startswith("<frozen"):
-            continue
-        if not _is_library(file):
-            user = f"{Path(file).name}:{line}"
+        whose = _whose(file)
+        if whose == "user":
+            user = f"{os.path.basename(file)}:{line}"
             break
-        library = library or f"{Path(file).name}:{line}"
+        if whose == "library":
+            library = library or f"{os.path.basename(file)}:{line}"
     return Site(user, library, str(getattr(info, "name_stack", "")))
 
 
@@ -151,5 +151,8 @@ def _frames(info: Any) -> Iterator[tuple[str, int]]:
 
 
 @functools.cache
-def _is_library(file: str) -> bool:
-    return "site-packages" in file or file.startswith(_LIBRARIES)
+def _whose(file: str) -> Literal["jax", "library", "user"]:
+    if file.startswith((_JAX, "<frozen")):
+        return "jax"
+    library = "site-packages" in file or file.startswith(_LIBRARIES)
+    return "library" if library else "user"

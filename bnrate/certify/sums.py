@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Collection
-from fractions import Fraction
 from typing import Any
 
 from bnrate.certify import fields, linear
@@ -184,7 +183,7 @@ def reduce_product(ledger: Ledger, eqn: Equation, a: Value) -> Value:
 
     def rule(block: Block) -> Block:
         block = settle(ledger, block, "a product of shifted values")
-        block = block._replace(scale=fields.scaled(block.scale, Fraction(count)))
+        block = block._replace(scale=fields.scaled(block.scale, count))
         return _without(block, axes).only_knowing()
 
     # A product of zeros and infinities: all that is sure is that nothing scales.
@@ -324,7 +323,7 @@ def window_sum(ledger: Ledger, eqn: Equation, a: Value) -> Value:
     a = _windowed(ledger, eqn, a, edges, "a sum over windows that scale differently")
     if edges:
         a = a.each(lambda b: settle(ledger, b, "a sum over windows of a shifted value"))
-    count = Fraction(math.prod(eqn.params["window_dimensions"]))
+    count = math.prod(eqn.params["window_dimensions"])
     return a.each(lambda b: b._replace(shift=fields.scaled(b.shift, count)))
 
 
