@@ -269,7 +269,8 @@ def _refactored(ledger: Ledger, value: Value, axis: int, i: int, finest: Axis | 
 
 def pad(ledger: Ledger, eqn: Equation, a: Value, filling: Value) -> Value:
     """Padding is a join with the filling; negative or interior padding needs uniform axes."""
-    for axis, (low, high, interior) in enumerate(eqn.params["padding_config"]):
+    for axis, config in enumerate(eqn.params["padding_config"]):
+        low, high, interior = map(int, config)  # they may be NumPy's
         if (low, high, interior) == (0, 0, 0):
             continue
         if min(low, high) < 0 or interior:
