@@ -37,6 +37,9 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
     "parts of any factors have one name": Mutation(
         In("axes._restricted").assign("sizes", "()"), caught="parts of two reshapes"
     ),
+    "all parts of a value are alike": Mutation(
+        In("axes.repeated").returns("True"), caught="divided by another half"
+    ),
     # windows
     "a convolution keeps numbers": Mutation(
         In("sums.convolution").replace("(v.each(Block.only_knowing) for v in _)", "(a, kernel)"),

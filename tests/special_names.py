@@ -62,6 +62,17 @@ def touching(pair):
     return logs_unless(differences)
 
 
+def parts_over(norm):
+    """Two parts, each under its own leaf, of which one is divided by what is made of the other."""
+
+    def net(x, w, u):
+        a, b = jax.nn.relu(x @ w), jax.nn.relu(x @ u)
+        both = jnp.concatenate([a, b], axis=1)
+        return both / jnp.broadcast_to(norm(a, b) + 1e-6, both.shape)
+
+    return entry(net, "wu")
+
+
 def sums_of_sums(h):
     inner = h.sum(-1)
     return inner.reshape(8, 2, 2, 8, 3).sum((1, 3)), inner.reshape(8, 4, 2, 4, 3).sum((1, 3))
@@ -128,6 +139,11 @@ NAME_EXCUSES: dict[str, Entry] = {
     "root unless an inverse is zero": logs_unless(
         lambda h: ((r := jax.nn.relu(h)) ** -1, r**0.5)
     ),
+    "divided by another half": entry(
+        lambda x, w: (r := jax.nn.relu(x * w))[:, :2] / (r + 1e-6)[:, 2:4], w=()
+    ),
+    "parts over the norm of one": parts_over(lambda a, b: a.sum(1, keepdims=True)),
+    "parts over each other": parts_over(lambda a, b: jnp.concatenate([b, a], axis=1)),
     "distances from multiples of products": touching(
         lambda h: ((a := jnp.abs(h[:, :1])) * (2 * jnp.abs(h)), a * jnp.abs(h), 2 * h[:, 3:] ** 2)
     ),

@@ -53,6 +53,13 @@ def trust_ratio(w, x):
     return jnp.where(jnp.logical_or(a == 0, b == 0), 1.0, a / b)
 
 
+def rotated(h):
+    """Halves of what a norm that was made as large as its operand has normalised."""
+    scale = lax.rsqrt((h * h).mean(1, keepdims=True) + 1e-5)
+    a, b = jnp.split(h * jnp.broadcast_to(scale, h.shape), 2, axis=1)
+    return jnp.concatenate([a - 2 * b, b + 2 * a], axis=1)
+
+
 def of_relu(net):
     """Of rows or columns that may be zero: all units may be off."""
     return lambda w, x: net(jax.nn.relu(x @ w))
@@ -70,6 +77,7 @@ GUARDED = {  # the net, and the unit axes of its weights
     "RMS norm": (
         of_relu(lambda h: h * lax.rsqrt((h * h).mean(1, keepdims=True) + 1e-5)), (),
     ),
+    "RMS norm made large and cut": (of_relu(rotated), ()),
     "maximum of a norm": (of_relu(lambda h: h / jnp.maximum(along(h), 1e-5)), ()),
     "norm plus epsilon": (of_relu(lambda h: h / (along(h) + 1e-5)), ()),
     "clipped norm": (of_weights(lambda w: w / jnp.clip(norm(w), 1e-6)), ()),
