@@ -174,6 +174,21 @@ def noisy(w):
     return rayleigh(w * jax.random.normal(jax.random.key(0), (3,)))
 
 
+def attention(params, x):
+    """Queries, keys and values in one product; a bias of the keys shifts all logits of a query."""
+    with jax.numpy_rank_promotion("allow"):
+        q, k, v = jnp.split(x @ params["qkv"] + params["bias"], 3, axis=1)
+    return jnp.sum(jnp.tanh(jax.nn.softmax(q @ k.T) @ v))
+
+
+def test_a_part_of_a_leaf_without_effect():
+    certificate = certify(attention, {"qkv": jnp.ones((5, 12)), "bias": jnp.ones(12)}, X)
+    assert certificate.no_effect == ("bias[4:8]",)
+    assert json.loads(certificate.to_json())["no_effect"] == ["bias[4:8]"]
+    assert "Without effect on the loss: 1 part of a leaf\n  bias[4:8]\n" in str(certificate)
+    assert certificate.rest == ("bias", "qkv")
+
+
 W = {"w": jnp.ones(3)}
 
 ODD = {  # what may be asked: loss, params -> proven groups, without effect
