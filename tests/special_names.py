@@ -73,6 +73,26 @@ def parts_over(norm):
     return entry(net, "wu")
 
 
+def spread_of_parts(spread, x=(8, 5)):
+    """Two parts less their mean, over the root of what is nearly eight times their variance.
+
+    `spread(sum of a, sum of b, sum of squares, another sum)` is negative here and there.
+    """
+
+    def net(x, w, u):
+        a, b = x @ w, x @ u
+        sums = [jnp.sum(part, -1, keepdims=True) for part in (a, b, a * a, b * b)]
+        squares, total = spread(a, b, *sums)
+        h = jnp.concatenate([a, b], axis=-1) - total / 8
+        return h / jnp.sqrt(jnp.maximum(0, squares - total**2 / 8) / 8 + 1e-6)
+
+    return entry(net, "wu", x)
+
+
+def turned(sums):
+    return jnp.swapaxes(sums, 0, 1)
+
+
 def sums_of_sums(h):
     inner = h.sum(-1)
     return inner.reshape(8, 2, 2, 8, 3).sum((1, 3)), inner.reshape(8, 4, 2, 4, 3).sum((1, 3))
@@ -144,6 +164,22 @@ NAME_EXCUSES: dict[str, Entry] = {
     ),
     "parts over the norm of one": parts_over(lambda a, b: a.sum(1, keepdims=True)),
     "parts over each other": parts_over(lambda a, b: jnp.concatenate([b, a], axis=1)),
+    "spread about a larger mean": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + tt, s + (jnp.abs(a) + jnp.abs(b)).sum(-1, keepdims=True))
+    ),
+    "spread about a mean that counts a part twice": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + tt, s + 2 * t)
+    ),
+    "spread of a part that counts half": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + tt / 2, s + t)
+    ),
+    "spread of fewer": spread_of_parts(lambda a, b, s, t, ss, tt: (0.7 * (ss + tt), s + t)),
+    "spread with a product": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + tt + (a * b).sum(-1, keepdims=True), s + t)
+    ),
+    "spread of a part turned": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + turned(tt), s + t), x=(4, 4, 5)
+    ),
     "distances from multiples of products": touching(
         lambda h: ((a := jnp.abs(h[:, :1])) * (2 * jnp.abs(h)), a * jnp.abs(h), 2 * h[:, 3:] ** 2)
     ),

@@ -99,12 +99,12 @@ EXACT = {
 }
 
 
-def claimed(net, eps):
+def claimed(net, eps, params=W):
     def loss(w, x):
         return jnp.mean((jnp.tanh(net(w, x)) - 0.3) ** 3)
 
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return certify(loss, W, X, eps=eps).groups
+        return certify(loss, params, X, eps=eps).groups
 
 
 @pytest.mark.parametrize("name", GUARDED)
@@ -117,3 +117,21 @@ def test_guards_are_seen_through(name):
 def test_some_guards_cost_nothing(name):
     net, axes = EXACT[name]
     assert claimed(net, "strict") == gr.Groups([gr.Group([gr.Member("", axes)])])
+
+
+def parts_of(net):
+    """Of what leaves of several widths make, joined along the features, and a bias."""
+    return lambda p, x: net(jnp.concatenate([x @ p["w"], x @ p["u"], x @ p["v"]], 1) + p["b"])
+
+
+def fast_layer_norm(h):
+    mean = h.mean(1, keepdims=True)
+    variance = jnp.maximum(0, (h * h).mean(1, keepdims=True) - mean**2)
+    return (h - mean) * lax.rsqrt(variance + 1e-5)
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu, lambda h: h])
+def test_a_fast_variance_of_parts_is_a_variance(activation):
+    params = {"w": W, "u": W[:, :2], "v": W[:, :3], "b": jnp.ones(9)}
+    groups = claimed(parts_of(lambda h: fast_layer_norm(activation(h))), "ignore", params)
+    assert [sorted(g.name.split("+")) for g in groups] == [["b", "u", "v", "w"]]
