@@ -58,8 +58,9 @@ def first_uses(jaxpr: Any, leaves: int) -> tuple[float, ...]:
 
 def _only_moves(eqn: Equation) -> bool:
     """Whether an equation's results are its first operand, or parts of it: a layer of a stack."""
-    name, shapes = eqn.primitive.name, [v.aval.shape for v in eqn.invars]
-    return name in _MOVES or (name == "gather" and math.prod(shapes[1][:-1]) == 1)
+    if eqn.primitive.name == "gather":
+        return math.prod(eqn.invars[1].aval.shape[:-1]) == 1
+    return eqn.primitive.name in _MOVES
 
 
 def _inside(eqn: Equation) -> list[Any]:
