@@ -376,6 +376,13 @@ MUTATIONS: dict[str, Mutation] = {
         caught="no target",
     ),
     "the gradient is not read": Mutation(
-        In("reading.read").assign("gradient", "value"), caught="stopped norm"
+        In("reading._Reader.loss").keyword("gradient", "False"), caught="stopped norm"
+    ),
+    "a stopped value scales along to the gradient": Mutation(
+        In("ledger.Ledger.vanish").replace("mask | _", "mask"), caught="minus a stopped value"
+    ),
+    "what the gradient alone demands is left out": Mutation(
+        In("reading._without_repeated").replace("rows.isdisjoint(_line(c.row))", "False"),
+        caught="stopped norm",
     ),
 }

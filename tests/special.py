@@ -169,6 +169,7 @@ SPECIAL: dict[str, Entry] = {
     "sign of a shifted value": shifted(jnp.sign),
     "comparison of a shifted value": shifted(lambda h: jnp.where(h > 0, 1.0, 2.0)),
     "rounding": entry(lambda x, w: rms(whole(3 * w).astype(float))),
+    "minus a stopped value": entry(lambda x, w: rms(x @ w - lax.stop_gradient(x @ w).max())),
     "product and quotient": entry(unlike, "wu"),
     "no target": Entry(lambda eps: m.Problem(lambda w: jnp.sum(w**2), jnp.ones(3), ())),
     # signs

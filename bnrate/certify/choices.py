@@ -4,15 +4,17 @@ Like those of `arithmetic`, they speak of one block at a time.
 """
 
 import functools
+from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from bnrate.certify import fields
+from bnrate.certify import fields, linear
 from bnrate.certify.arithmetic import awaiting, lengths_of, with_epsilon
 from bnrate.certify.equations import Equation
-from bnrate.certify.facts import NO_REFS, Facts, Guard, Pending, meet
+from bnrate.certify.facts import NO_REFS, Facts, Guard, Pending, Placement, meet
+from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import (
     TINY,
@@ -26,6 +28,7 @@ from bnrate.certify.pointwise import (
 )
 from bnrate.certify.values import Block, facts_of, fixed, is_boundless, settle
 
+_STOPPED = "the gradient of a value that scales is stopped"
 # Of "v OP 0", for a v that is positive where it is not zero.
 _USUALLY = {"gt": True, "ge": True, "ne": True, "lt": False, "le": False, "eq": False}
 _MIRRORED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
@@ -89,7 +92,8 @@ def clamp(ledger: Ledger, eqn: Equation, low: Block, a: Block, high: Block) -> B
     if all(b.facts.literal is not None for b in bounds):
         return minimum(ledger, maximum(ledger, a, low), high)
     if ledger.gradient:
-        return invariant(ledger, eqn, low, a, high)
+        with ledger.of_gradient():
+            return invariant(ledger, eqn, low, a, high)
     return either(ledger, "values that scale differently are clamped", low, a, high)
 
 
@@ -297,13 +301,31 @@ def keep(ledger: Ledger, a: Block) -> Block:
 
 
 def stop_gradient(ledger: Ledger, a: Block) -> Block:
-    """The same numbers; to the gradient, a constant."""
+    """The same numbers; to the gradient, a constant.
+
+    What a rescaling does to them is a token: to the gradient 0, so that it is not what it does to
+    numbers that are not stopped, and vanishes if that does.
+    """
     if not ledger.gradient:
         return a
-    facts = a.facts._replace(
-        symbol=None, pending=(), soft=0, guard=None, over=a.over, factors=a.factors
-    )
-    return Block(a.axes, {}, {}, 0, a.varies, facts)
+    with ledger.of_gradient():
+        scale, shift = _stopped(ledger, a.scale), _stopped(ledger, a.shift)
+    facts = a.facts._replace(symbol=None, over=a.over, factors=a.factors)
+    return Block(a.axes, scale, shift, a.cons, a.varies, facts)
+
+
+def _stopped(ledger: Ledger, field: Field) -> Field:
+    """The field as it is to the value, and zero to the gradient."""
+    found: dict[Placement, dict[Any, linear.Number]] = {}
+    for (atom, placement), k in field.items():
+        found.setdefault(placement, {})[atom] = k
+    tokens: dict = {}
+    for placement, part in found.items():
+        met = ledger.vanish({(atom, placement): k for atom, k in part.items()}, _STOPPED)
+        first = next(iter(part))
+        unit = linear.integral(part)[first]
+        tokens[Token(fields.stopped(part), met), placement] = Fraction(part[first]) / unit
+    return tokens
 
 
 def _ample(dtype: Any) -> bool:

@@ -41,7 +41,8 @@ def custom(read: Read, body: str) -> Callable[..., list[Value]]:
         if (reference := reference_of(eqn)) is not None:
             return read(ledger, reference, operands)
         if ledger.gradient and not differentiated_by_jax(eqn):
-            return uniform(ledger, eqn, *operands)
+            with ledger.of_gradient():
+                return uniform(ledger, eqn, *operands)
         return read(ledger, eqn.params[body], operands)
 
     return rule

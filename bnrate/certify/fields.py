@@ -58,6 +58,7 @@ class Token(NamedTuple):
 
 
 Atom = Unknown | Token
+_STOPPED = "stopped"
 Field = Mapping[tuple[Atom, Placement], linear.Number]
 
 ZERO: Field = {}
@@ -91,3 +92,27 @@ def on(field: Field, positions: Iterable[Position]) -> Field:
 def off(field: Field, part: Field) -> Field:
     """The field without some of its atoms."""
     return {placed: k for placed, k in field.items() if placed not in part}
+
+
+def stopped(part: Mapping[Atom, linear.Number]) -> tuple[str, frozenset[tuple[Atom, int]]]:
+    """The name of the token for what some atoms do to the value, and not to the gradient."""
+    return _STOPPED, frozenset(linear.integral(part).items())
+
+
+def of_value(field: Field) -> Field:
+    """The field as it is to the value: what is stopped, is so to the gradient only."""
+    if not any(map(_is_stopped, field)):
+        return field
+    total: Field = {}
+    for (atom, placement), k in field.items():
+        if _is_stopped((atom, placement)):
+            part = {(inner, placement): n for inner, n in atom.name[1]}
+            total = linear.add(total, of_value(part), k)
+        else:
+            total = linear.add(total, {(atom, placement): k})
+    return total
+
+
+def _is_stopped(placed: tuple[Atom, Placement]) -> bool:
+    name = placed[0].name if isinstance(placed[0], Token) else None
+    return isinstance(name, tuple) and name[0] == _STOPPED

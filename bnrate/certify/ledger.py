@@ -4,8 +4,9 @@ A set of constraints is a bit mask, so that every intermediate value can carry i
 loss does not depend on (dead code, auxiliary outputs, terms that cancel) then costs nothing.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from bnrate.certify import linear
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Placement, Position
-from bnrate.certify.fields import Field, Token, Unknown
+from bnrate.certify.fields import Field, Token, Unknown, of_value
 from bnrate.certify.names import Names
 from bnrate.certify.source import Site, site
 
@@ -53,7 +54,7 @@ class Split(NamedTuple):
 class Ledger:
     """What one reading of the program writes down, and where in the program it is."""
 
-    gradient: bool = False  # certify <grad, d w> = 0 rather than L(c^d w) = L(w)
+    gradient: bool = True  # certify <grad, d w> = 0 besides L(c^d w) = L(w)
     constraints: list[Constraint] = dataclasses.field(default_factory=list)
     splits: dict[Split, None] = dataclasses.field(default_factory=dict)
     primitive: str = ""
@@ -65,6 +66,7 @@ class Ledger:
     free: set[int] = dataclasses.field(default_factory=set)  # names of independent numbers
     real: bool = True  # no complex number is about
     double: bool = False  # some number about is of 64 bits
+    for_gradient: bool = False  # what is demanded now, is demanded by the gradient only
     foreign: bool = False  # inside of a function of JAX
     equation: Equation | None = None  # the innermost that is not
     sites: dict[int, Site] = dataclasses.field(default_factory=dict)
@@ -102,15 +104,28 @@ class Ledger:
         name = self.names.fresh() if name is None else name
         return Token(name, obligations), tuple(sorted({*positions, *self.steps}))
 
+    @contextlib.contextmanager
+    def of_gradient(self) -> Iterator[None]:
+        """While this lasts, demands are noted as those of the gradient alone."""
+        before, self.for_gradient = self.for_gradient, True
+        yield
+        self.for_gradient = before
+
     def mark(self, leaf: int, block: tuple[int, ...]) -> int:
         """The mark of a leaf's block."""
         return self._enter(Constraint({}, "leaf", "", "", NOWHERE, block=(leaf, block)))
 
     def vanish(self, field: Field, what: str) -> int:
         """The mask of constraints under which all atoms of a field vanish."""
+        to_value = of_value(field)
+        mask = self._demand(to_value, what, self.for_gradient)
+        return mask if to_value is field else mask | self._demand(field, what, True)
+
+    def _demand(self, field: Field, what: str, gradient: bool) -> int:
         rows, mask = _rows(field)
         for row in rows:
-            mask |= self._enter(Constraint(row, "hard", what, self.primitive, self.site))
+            demand = Constraint(row, "hard", what, self.primitive, self.site, gradient=gradient)
+            mask |= self._enter(demand)
         return mask
 
     def epsilon(self, field: Field, value: float, what: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from bnrate.certify import linear, rules
+from bnrate.certify.axes import common
 from bnrate.certify.entries import by_entry
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts, Ref
@@ -21,11 +22,22 @@ from bnrate.certify.segments import coalesced
 from bnrate.certify.shapes import uniform
 from bnrate.certify.source import Site, defined_in_jax
 from bnrate.certify.uses import first_uses
-from bnrate.certify.values import Block, Value, constant, data, fixed, place_of, unnamed, whole
+from bnrate.certify.values import (
+    Axis,
+    Block,
+    Value,
+    constant,
+    data,
+    fixed,
+    place_of,
+    unnamed,
+    whole,
+)
 
 # For each axis of a leaf, its segments, each with its factors.
 Structure = tuple[tuple[tuple[int, ...], ...], ...]
 
+Factor = tuple[int, int, int, int]  # of a leaf's axis and segment
 Coupled = frozenset[int]  # axes whose exponents need not be sums of one part along each
 
 _MOST_READINGS = 24
@@ -62,26 +74,48 @@ def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
     _check_pure(closed.jaxpr)
     structures = tuple(tuple((whole(n),) for n in shape) for shape in shapes)
     coupled: tuple[Coupled, ...] = (frozenset(),) * len(shapes)
-    value = reader.loss(closed, structures, coupled, gradient=False)
+    found = reader.loss(closed, structures, coupled)
     for _ in range(_MOST_READINGS):
-        finer = _refined(structures, value.splits)
+        finer = _refined(structures, found.splits, found.constraints)
         if finer == structures:
             break
         structures = finer
-        value = reader.loss(closed, structures, coupled, gradient=False)
-    several = tuple(_coupled(structures, value.constraints))
+        found = reader.loss(closed, structures, coupled)
+    several = tuple(_coupled(structures, found.constraints))
     if several != coupled:
         coupled = several
+        found = reader.loss(closed, structures, coupled)
+    constraints = _without_repeated(found.constraints)
+    if any(c.gradient for c in constraints):
         value = reader.loss(closed, structures, coupled, gradient=False)
-    # Of the structures that were read last, whether or not that asked for more.
-    gradient = reader.loss(closed, structures, coupled, gradient=True)
-    constraints: dict[Any, Constraint] = {}
-    for constraint in (*value.constraints, *gradient.constraints):
-        constraints.setdefault(key(constraint._replace(gradient=False)), constraint)
+        constraints = _value_first(value.constraints, constraints)
     leaves = enumerate(zip(structures, coupled, strict=True))
     every = [u for i, (structure, axes) in leaves for u in unknowns(i, structure, axes)]
-    found, columns = by_entry(list(constraints.values()), every)
+    found, columns = by_entry(constraints, every)
     return Reading(structures, columns, found, first_uses(closed.jaxpr, len(shapes)))
+
+
+def _without_repeated(constraints: Sequence[Constraint]) -> list[Constraint]:
+    """The constraints without those of the gradient that the value demands as well."""
+    hard = [c for c in constraints if c.kind == "hard"]
+    rows = {line for c in hard if not c.gradient for line in _line(c.row)}
+    return [c for c in constraints if not c.gradient or rows.isdisjoint(_line(c.row))]
+
+
+def _line(row: linear.Vector) -> tuple[frozenset[Any], ...]:
+    """The shortest whole vectors on the line of a row."""
+    found = linear.integral(row)
+    return frozenset(found.items()), frozenset((u, -k) for u, k in found.items())
+
+
+def _value_first(
+    value: Iterable[Constraint], constraints: Iterable[Constraint]
+) -> list[Constraint]:
+    """All constraints, those that the value does not demand marked as of the gradient."""
+    found: dict[Any, Constraint] = {key(c): c for c in value}
+    for constraint in (c._replace(gradient=True) for c in constraints):
+        found.setdefault(key(constraint._replace(gradient=False)), constraint)
+    return list(found.values())
 
 
 class _Demands(NamedTuple):
@@ -161,9 +195,9 @@ class _Reader:
         closed: Any,
         structures: Sequence[Structure],
         coupled: Sequence[Coupled],
-        gradient: bool,
+        gradient: bool = True,
     ) -> _Demands:
-        """Read a program whose result must be invariant (and its gradient orthogonal)."""
+        """Read a program whose result must be invariant, and its gradient orthogonal."""
         ledger = Ledger(gradient=gradient, sites=self.sites)
         shapes = zip(structures, coupled, strict=True)
         leaves = [leaf(ledger, i, structure, axes) for i, (structure, axes) in enumerate(shapes)]
@@ -173,8 +207,7 @@ class _Reader:
         (loss,) = self.open(ledger, closed.jaxpr, consts, [*leaves, *others])
         ledger.equation, ledger.primitive = None, "loss"
         mask = fixed(ledger, loss.blocks[()], LOSS).cons
-        demanded = [ledger.constraints[bit] for bit in ledger.bits(mask)]
-        return _Demands([c._replace(gradient=gradient) for c in demanded], ledger.splits)
+        return _Demands([ledger.constraints[bit] for bit in ledger.bits(mask)], ledger.splits)
 
     def inner(self, ledger: Ledger, jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
         """Read a program within the program; the lines within JAX's own say nothing to a user."""
@@ -253,31 +286,46 @@ def _named(ledger: Ledger, value: Value) -> Value:
     return coalesced(value).each(rule)
 
 
-def _refined(structures: tuple[Structure, ...], splits: Iterable[Split]) -> tuple[Structure, ...]:
-    """The structures after one wish for each segment, the points of equal wishes together."""
-    wishes: dict[tuple[int, int, int], list[Split]] = collections.defaultdict(list)
+def _refined(
+    structures: tuple[Structure, ...], splits: Iterable[Split], constraints: Iterable[Constraint]
+) -> tuple[Structure, ...]:
+    """The structures after all wishes that fit, also for factors that are tied to those named."""
+    wishes: dict[Factor, list[Split]] = collections.defaultdict(list)
+    tied = _tied(constraints)
     for split in splits:
-        wishes[split.leaf, split.axis, split.segment].append(split)
+        for factor in tied.get(split[:4], (split[:4],)):
+            wishes[factor].append(split)
     new = [[list(axis) for axis in structure] for structure in structures]
-    for (number, axis, segment), wanted in sorted(wishes.items(), reverse=True):
-        first = wanted[0]
-        points = {p for w in wanted if w.factor == first.factor for p in w.points}
+    # From the last factor to the first: what is cut or split leaves the places before it alone.
+    for (number, axis, segment, j), wanted in sorted(wishes.items(), reverse=True):
         factors = new[number][axis][segment]
-        parts = _split(factors, first._replace(points=tuple(sorted(points))))
-        new[number][axis][segment : segment + 1] = parts
+        new[number][axis][segment : segment + 1] = _split(factors, j, wanted)
     return tuple(tuple(tuple(axis) for axis in structure) for structure in new)
 
 
-def _split(factors: tuple[int, ...], wish: Split) -> list[tuple[int, ...]]:
+def _tied(constraints: Iterable[Constraint]) -> dict[Factor, list[Factor]]:
+    """For each factor those along which exponents must fit: they will be split like it."""
+    rows = [
+        {(u.leaf, axis, u.block[axis], j): 1 for u in c.row for axis, j in u.at if len(u.at) == 1}
+        for c in constraints
+    ]
+    tied: dict[Factor, list[Factor]] = {}
+    for component in linear.components(rows):
+        factors = list(dict.fromkeys(factor for row in component for factor in row))
+        tied |= dict.fromkeys(factors, factors)
+    return tied
+
+
+def _split(factors: tuple[int, ...], j: int, wanted: Sequence[Split]) -> list[tuple[int, ...]]:
     """The segments that a segment becomes: cut at its outermost factor, or with finer factors."""
-    j, length = wish.factor, factors[wish.factor]
-    if wish.sizes:
-        return [(*factors[:j], *wish.sizes, *factors[j + 1 :])]
-    ends = [0, *wish.points, length]
+    length = factors[j]
+    ends = sorted({0, length, *(point for split in wanted for point in split.points)})
     lengths = [high - low for low, high in itertools.pairwise(ends)]
-    if j == 0:
+    if j == 0 and len(lengths) > 1:
         return [tuple(n for n in (n, *factors[1:]) if n != 1) for n in lengths]
     step = math.gcd(*lengths)
-    if 1 < step < length:
-        return [(*factors[:j], length // step, step, *factors[j + 1 :])]
-    return [factors]
+    finer: Axis = (length // step, step) if 1 < step < length else (length,)
+    for split in wanted:
+        if split.sizes:
+            finer = common(finer, split.sizes) or finer
+    return [(*factors[:j], *finer, *factors[j + 1 :])]
