@@ -32,7 +32,7 @@ import itertools
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -183,20 +183,22 @@ def gather(
     detection = invariance.detect(
         loss, params, *args, batches=batches, draws=draws, seed=seed, tolerance=tolerance
     )
-    proven = list(_proven(certificate, detection))
+    shapes = {path: np.shape(leaf) for path, leaf in gr.leaves(params).items()}
+    proven = list(_proven(certificate, detection, shapes))
     if certificate.eps_sites and any(claim.refuted for claim in proven):
         strict = certify.certify(loss, params, *args, eps="strict")
-        exact = list(_proven(strict, detection))
+        exact = list(_proven(strict, detection, shapes))
         proven = [claim if claim in exact else _up_to_epsilon(claim) for claim in proven]
-    shapes = {path: np.shape(leaf) for path, leaf in gr.leaves(params).items()}
     others = _others(certificate, detection, shapes)
     return Evidence((*proven, *others), certificate, detection)
 
 
-def _proven(certificate: certify.Certificate, detection: invariance.Detection) -> Iterator[Claim]:
+def _proven(
+    certificate: certify.Certificate, detection: invariance.Detection, leaves: Collection[str]
+) -> Iterator[Claim]:
     for group in certificate.groups:
         yield Claim(group, gr.INVARIANT, "proven", detection.attempt(group))
-    for path in certificate.no_effect:
+    for path in filter(leaves.__contains__, certificate.no_effect):  # of whole leaves only
         group = gr.Group([gr.Member(path)])
         yield Claim(group, invariance.NO_EFFECT, "proven", detection.attempt(group))
 

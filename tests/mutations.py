@@ -360,10 +360,14 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     # the solution
     "leaves that are not held have no effect": Mutation(
-        In("solution.Solution.without_effect").assign(
-            "felt", "{leaf for row in self.by_leaf for leaf in row}"
+        In("solution.Solution.without_effect").replace(
+            "{leaf for leaf, _ in self._felt}", "{leaf for row in self.by_leaf for leaf in row}"
         ),
         caught="Rayleigh quotient",
+    ),
+    "only the first part of a leaf is marked": Mutation(
+        In("reading.leaf").replace("ledger.mark(...)", "ledger.mark(number, (0,) * len(index))"),
+        caught="keys of a fused bias",
     ),
     "epsilons never count": Mutation(
         In("solution.Solution.constraints").replace("self.strict", "False"), caught="added epsilon"

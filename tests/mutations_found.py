@@ -37,6 +37,28 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
     "parts of any factors have one name": Mutation(
         In("axes._restricted").assign("sizes", "()"), caught="parts of two reshapes"
     ),
+    "all parts of a value are alike": Mutation(
+        In("axes.repeated").returns("True"), caught="divided by another half"
+    ),
+    # a variance of parts
+    "parts have any mean": Mutation(
+        In("names.Names.spread").replace("means == _", "True"), caught="spread about a larger mean"
+    ),
+    "a sum of multiples is plain": Mutation(
+        In("names.Names._summands").replace("(k, where) == _", "where == tuple(range(len(sizes)))"),
+        caught="spread about a mean that counts a part twice",
+    ),
+    "parts are of any number": Mutation(
+        In("names.Names.spread").replace("ratio == _", "True"), caught="spread of fewer"
+    ),
+    "all that is summed are squares": Mutation(
+        In("names.Names.spread").replace("len(parts) == len(sums)", "True"),
+        caught="spread with a product",
+    ),
+    "parts lie in any order": Mutation(
+        In("names.Names._summands").replace("(k, where) == _", "k == 1"),
+        caught="spread of a part turned",
+    ),
     # windows
     "a convolution keeps numbers": Mutation(
         In("sums.convolution").replace("(v.each(Block.only_knowing) for v in _)", "(a, kernel)"),

@@ -113,6 +113,11 @@ def clamped_to_itself(x, w):
     return lax.clamp(h, h, 2 * jnp.abs(h)) / jnp.sqrt(jnp.sum(h**2))
 
 
+def fused_attention(x, w, b):
+    q, k, v = jnp.split(x @ w + b, 3, axis=1)
+    return jax.nn.softmax(q @ k.T) @ v
+
+
 def root_of(h, bound):
     """Normalised by a root of its bounded variance."""
     return h / jnp.sqrt(bound((h**2).mean(0)))
@@ -248,6 +253,9 @@ SPECIAL: dict[str, Entry] = {
     "rows from two leaves": entry(
         lambda x, w, u: jnp.sort(jnp.concatenate([w, u]), 0).sum(1) / w.sum(), "wu",
         joint=(frozenset("wu"),), dims=(1, 0),
+    ),
+    "keys of a fused bias": entry(
+        fused_attention, "wb", w=(5, 12), b=(12,), no_effect=("b[4:8]",), dims=(0, 7)
     ),
     "single rows": entry(single_rows, "wu", (5, 5)),
     # along axes

@@ -62,6 +62,37 @@ def touching(pair):
     return logs_unless(differences)
 
 
+def parts_over(norm):
+    """Two parts, each under its own leaf, of which one is divided by what is made of the other."""
+
+    def net(x, w, u):
+        a, b = jax.nn.relu(x @ w), jax.nn.relu(x @ u)
+        both = jnp.concatenate([a, b], axis=1)
+        return both / jnp.broadcast_to(norm(a, b) + 1e-6, both.shape)
+
+    return entry(net, "wu")
+
+
+def spread_of_parts(spread, x=(8, 5)):
+    """Two parts less their mean, over the root of what is nearly eight times their variance.
+
+    `spread(sum of a, sum of b, sum of squares, another sum)` is negative here and there.
+    """
+
+    def net(x, w, u):
+        a, b = x @ w, x @ u
+        sums = [jnp.sum(part, -1, keepdims=True) for part in (a, b, a * a, b * b)]
+        squares, total = spread(a, b, *sums)
+        h = jnp.concatenate([a, b], axis=-1) - total / 8
+        return h / jnp.sqrt(jnp.maximum(0, squares - total**2 / 8) / 8 + 1e-6)
+
+    return entry(net, "wu", x)
+
+
+def turned(sums):
+    return jnp.swapaxes(sums, 0, 1)
+
+
 def sums_of_sums(h):
     inner = h.sum(-1)
     return inner.reshape(8, 2, 2, 8, 3).sum((1, 3)), inner.reshape(8, 4, 2, 4, 3).sum((1, 3))
@@ -127,6 +158,27 @@ NAME_EXCUSES: dict[str, Entry] = {
     "log unless a product of reshapes is zero": logs_unless(products_of_reshapes, w=(5, 16)),
     "root unless an inverse is zero": logs_unless(
         lambda h: ((r := jax.nn.relu(h)) ** -1, r**0.5)
+    ),
+    "divided by another half": entry(
+        lambda x, w: (r := jax.nn.relu(x * w))[:, :2] / (r + 1e-6)[:, 2:4], w=()
+    ),
+    "parts over the norm of one": parts_over(lambda a, b: a.sum(1, keepdims=True)),
+    "parts over each other": parts_over(lambda a, b: jnp.concatenate([b, a], axis=1)),
+    "spread about a larger mean": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + tt, s + (jnp.abs(a) + jnp.abs(b)).sum(-1, keepdims=True))
+    ),
+    "spread about a mean that counts a part twice": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + tt, s + 2 * t)
+    ),
+    "spread of a part that counts half": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + tt / 2, s + t)
+    ),
+    "spread of fewer": spread_of_parts(lambda a, b, s, t, ss, tt: (0.7 * (ss + tt), s + t)),
+    "spread with a product": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + tt + (a * b).sum(-1, keepdims=True), s + t)
+    ),
+    "spread of a part turned": spread_of_parts(
+        lambda a, b, s, t, ss, tt: (ss + turned(tt), s + t), x=(4, 4, 5)
     ),
     "distances from multiples of products": touching(
         lambda h: ((a := jnp.abs(h[:, :1])) * (2 * jnp.abs(h)), a * jnp.abs(h), 2 * h[:, 3:] ** 2)

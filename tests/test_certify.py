@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 from bnrate import groups as gr
 from bnrate.certify import certify
@@ -172,6 +173,43 @@ def printed(w):
 
 def noisy(w):
     return rayleigh(w * jax.random.normal(jax.random.key(0), (3,)))
+
+
+def attention(params, x):
+    """Queries, keys and values in one product; a bias of the keys shifts all logits of a query."""
+    with jax.numpy_rank_promotion("allow"):
+        q, k, v = jnp.split(x @ params["qkv"] + params["bias"], 3, axis=1)
+    return jnp.sum(jnp.tanh(jax.nn.softmax(q @ k.T) @ v))
+
+
+def test_a_part_of_a_leaf_without_effect():
+    certificate = certify(attention, {"qkv": jnp.ones((5, 12)), "bias": jnp.ones(12)}, X)
+    assert certificate.no_effect == ("bias[4:8]",)
+    assert json.loads(certificate.to_json())["no_effect"] == ["bias[4:8]"]
+    assert "Without effect on the loss: 1 part of a leaf\n  bias[4:8]\n" in str(certificate)
+    assert certificate.rest == ("bias", "qkv")
+
+
+def residual(params, x, stacked):
+    """Blocks that read by `in` and write by `out`; both are moved about before they are used."""
+    names = "out", "in"
+    named = {k: checkpoint_name(params[k].astype(float), "input") for k in names}
+
+    def block(h, i):
+        normed = h / jnp.sqrt(jnp.sum(h**2, 1, keepdims=True))
+        out, read = (jnp.take(named[k], i, axis=0) if stacked else named[k][0].T for k in names)
+        return h + jax.nn.relu(normed @ read) @ out, None
+
+    h, _ = jax.lax.scan(block, x @ params["embed"], jnp.arange(3 if stacked else 1))
+    return jnp.sum(jnp.tanh(h / jnp.sqrt(jnp.sum(h**2, 1, keepdims=True))))
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_of_equal_joint_groups_that_which_is_used_latest(stacked):
+    shapes = {"embed": (5, 4), "in": (3, 4, 4), "out": (3, 4, 4)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    certificate = certify(functools.partial(residual, stacked=stacked), params, X)
+    assert sorted(certificate.groups.groups[0].name.split("+")) == ["embed", "out"]
 
 
 W = {"w": jnp.ones(3)}

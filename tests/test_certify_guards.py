@@ -53,6 +53,13 @@ def trust_ratio(w, x):
     return jnp.where(jnp.logical_or(a == 0, b == 0), 1.0, a / b)
 
 
+def rotated(h):
+    """Halves of what a norm that was made as large as its operand has normalised."""
+    scale = lax.rsqrt((h * h).mean(1, keepdims=True) + 1e-5)
+    a, b = jnp.split(h * jnp.broadcast_to(scale, h.shape), 2, axis=1)
+    return jnp.concatenate([a - 2 * b, b + 2 * a], axis=1)
+
+
 def of_relu(net):
     """Of rows or columns that may be zero: all units may be off."""
     return lambda w, x: net(jax.nn.relu(x @ w))
@@ -70,6 +77,7 @@ GUARDED = {  # the net, and the unit axes of its weights
     "RMS norm": (
         of_relu(lambda h: h * lax.rsqrt((h * h).mean(1, keepdims=True) + 1e-5)), (),
     ),
+    "RMS norm made large and cut": (of_relu(rotated), ()),
     "maximum of a norm": (of_relu(lambda h: h / jnp.maximum(along(h), 1e-5)), ()),
     "norm plus epsilon": (of_relu(lambda h: h / (along(h) + 1e-5)), ()),
     "clipped norm": (of_weights(lambda w: w / jnp.clip(norm(w), 1e-6)), ()),
@@ -91,12 +99,12 @@ EXACT = {
 }
 
 
-def claimed(net, eps):
+def claimed(net, eps, params=W):
     def loss(w, x):
         return jnp.mean((jnp.tanh(net(w, x)) - 0.3) ** 3)
 
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return certify(loss, W, X, eps=eps).groups
+        return certify(loss, params, X, eps=eps).groups
 
 
 @pytest.mark.parametrize("name", GUARDED)
@@ -109,3 +117,21 @@ def test_guards_are_seen_through(name):
 def test_some_guards_cost_nothing(name):
     net, axes = EXACT[name]
     assert claimed(net, "strict") == gr.Groups([gr.Group([gr.Member("", axes)])])
+
+
+def parts_of(net):
+    """Of what leaves of several widths make, joined along the features, and a bias."""
+    return lambda p, x: net(jnp.concatenate([x @ p["w"], x @ p["u"], x @ p["v"]], 1) + p["b"])
+
+
+def fast_layer_norm(h):
+    mean = h.mean(1, keepdims=True)
+    variance = jnp.maximum(0, (h * h).mean(1, keepdims=True) - mean**2)
+    return (h - mean) * lax.rsqrt(variance + 1e-5)
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu, lambda h: h])
+def test_a_fast_variance_of_parts_is_a_variance(activation):
+    params = {"w": W, "u": W[:, :2], "v": W[:, :3], "b": jnp.ones(9)}
+    groups = claimed(parts_of(lambda h: fast_layer_norm(activation(h))), "ignore", params)
+    assert [sorted(g.name.split("+")) for g in groups] == [["b", "u", "v", "w"]]

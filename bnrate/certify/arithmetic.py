@@ -116,10 +116,12 @@ def _sum_facts(ledger: Ledger, a: Block, b: Block) -> Facts:
         ratio = linear.ratio(n, m)
         if ledger.names.is_centred(one, other, ratio, lengths):
             return facts._replace(nonzero=facts.nonzero or one.name in ledger.free)
-        if m > 0 and ledger.real and (centred := ledger.names.spread(one, other, ratio)):
-            over, of, count = centred
-            nonzero = of in ledger.free and count > 1
-            return facts._replace(nonnegative=True, over=frozenset([over]), nonzero=nonzero)
+        if m > 0 and ledger.real and (found := ledger.names.spread(one, other, ratio)):
+            centred, parts = found
+            nonzero = any(of in ledger.free and count > 1 for of, count in parts)
+            return facts._replace(
+                nonnegative=True, over=limited(frozenset(centred)), nonzero=nonzero
+            )
     return facts
 
 

@@ -84,13 +84,25 @@ def _parts(ledger: Ledger, block: Block, axis: int, points: list[int]) -> list[B
                 return ((axis, 0),) if kept else ()
             return ((axis, kept.index(position[1])),) if position[1] in kept else ()
 
-        part, span = unnamed(block), (low // stride, high // stride)
+        part = block if repeated(block, touched) else unnamed(block)
+        span = low // stride, high // stride
         part = part._replace(
             scale=_restricted(ledger, part, part.scale, first, span),
             shift=_restricted(ledger, part, part.shift, first, span),
         )
         parts.append(moved(part, axes, {p: where(p) for p in block.positions}))
     return parts
+
+
+def repeated(block: Block, positions: Iterable[Position]) -> bool:
+    """Whether the block is the same at all indices of positions, and so is all that is known of it.
+
+    Then each part of it is the block itself, fewer times, and has its name.
+    """
+    gone = set(positions)
+    statement = fields.on(block.scale, gone) or fields.on(block.shift, gone)
+    known = gone.isdisjoint(block.varies) and gone.isdisjoint(block.facts.positions())
+    return known and not statement
 
 
 def _restricted(

@@ -60,7 +60,8 @@ class Certificate:
     Attributes:
       groups: the scale-invariant leaves and minimal joint groups, each leaf in one at most, with
         a unit axis where each index along it may be scaled alone.
-      no_effect: paths of leaves on whose value the loss does not depend.
+      no_effect: leaves, and parts of other leaves ("path[8:16]"), on whose value the loss does not
+        depend.
       rescalings: further symmetries, {path: whole exponent}; part of a leaf is "path[:, 0:8]".
         Together with `groups` and `no_effect` they span all that is proven of whole leaves.
       eps_sites: where an epsilon breaks exact invariance.
@@ -83,7 +84,7 @@ class Certificate:
         }  # fmt: skip
         return cls(
             groups=solution.groups(),
-            no_effect=tuple(solution.names[i] for i in sorted(solution.without_effect)),
+            no_effect=tuple(solution.no_effect()),
             rescalings=tuple(solution.rescalings()),
             eps_sites=tuple(sites.values()),
             strict=solution.strict,

@@ -103,6 +103,16 @@ class Facts(NamedTuple):
         """What is true of any choice of the entries, in any order."""
         return Facts(self.literal, self.wild, None, self.nonnegative, self.nonzero)
 
+    def positions(self) -> set[Position]:
+        """All positions that the facts are about."""
+        zeros = [z for p in self.pending for z in p.zeros]
+        zeros += self.guard.zeros if self.guard else ()
+        refs = [*self.over, *self.factors, *([self.symbol[1]] if self.symbol else ())]
+        for z in zeros:
+            refs += [*z.over, *([z.of] if z.of else ())]
+        named = {p for ref in refs for p in ref.at if not isinstance(p, int)}
+        return named.union(*(z.varies for z in zeros))
+
     def moved(self, where: Callable[[Position], Placement]) -> "Facts":
         """The facts after a one-to-one change of positions."""
         if self == NOTHING:

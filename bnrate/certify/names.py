@@ -7,7 +7,7 @@ the variance by which it divides.
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnrate.certify import linear
 from bnrate.certify.facts import Position, Ref
@@ -74,30 +74,62 @@ class Names:
 
     def spread(
         self, squares: Ref, squared: Ref, ratio: linear.Number
-    ) -> tuple[Ref, int, int] | None:
-        """If this is a multiple of E[x^2] - E[x]^2, the ref x - E[x], x's name, how many there are.
+    ) -> tuple[list[Ref], list[tuple[int, int]]] | None:
+        """If this is a multiple of E[x^2] - E[x]^2: the refs x - E[x], and x's name and how many.
 
-        The one is zero wherever the other is.
+        x may be made of parts that were joined, of which each is summed for itself; then the refs,
+        names and numbers are those of the parts.  It is zero where all of the refs are.
         """
-        match self.meaning(squares.name), self.meaning(squared.name):
-            case ("sum", inner, removed, sizes), ("square", total):
-                count = math.prod(sizes[i] for i in removed)
-                match self.meaning(inner):
-                    case ("square", x) if (
-                        squares.at == squared.at
-                        and total == self.of_sum(x, removed, sizes)
-                        and ratio == Fraction(-1, count)
-                    ):
-                        return self._centred(x, total, removed, sizes, squares), x, count
+        match self.meaning(squared.name):
+            case ("square", total) if squares.at == squared.at:
+                sums = [self._sum_of_squares(name) for name in self._summands(squares.name)]
+                parts = [part for part in sums if part]
+                count = sum(part.number for part in parts)
+                means = sorted(self.of_sum(p.of, p.removed, p.sizes) for p in parts)
+                if (
+                    len(parts) == len(sums)
+                    and means == sorted(self._summands(total))
+                    and ratio == Fraction(-1, count)
+                    and all(len(p.sizes) - len(p.removed) == len(squares.at) for p in parts)
+                ):
+                    centred = [self._centred(part, total, count, squares) for part in parts]
+                    return centred, [(part.of, part.number) for part in parts]
         return None
 
-    def _centred(
-        self, x: int, total: int, removed: frozenset[int], sizes: tuple[int, ...], place: Ref
-    ) -> Ref:
-        every = tuple(range(len(sizes)))
-        left = tuple(i for i in every if i not in removed)
-        count = math.prod(sizes[i] for i in removed)
-        terms: list[Term] = [(1, x, every), (Fraction(-1, count), total, left)]
-        _, name = self.of_combination(terms, sizes)
+    def _summands(self, name: int) -> list[int]:
+        """The names of which a value is the plain sum, index by index; itself, if it is none."""
+        match self.meaning(name):
+            case ("combination", first, at, rest, sizes):
+                terms = [(1, first, at), *rest]
+                if all((k, where) == (1, tuple(range(len(sizes)))) for k, _, where in terms):
+                    return [inner for _, term, _ in terms for inner in self._summands(term)]
+        return [name]
+
+    def _sum_of_squares(self, name: int) -> Any:
+        match self.meaning(name):
+            case ("sum", inner, removed, sizes):
+                match self.meaning(inner):
+                    case ("square", x):
+                        return _Part(x, removed, sizes)
+        return None
+
+    def _centred(self, part: "_Part", total: int, count: int, place: Ref) -> Ref:
+        every = tuple(range(len(part.sizes)))
+        left = tuple(i for i in every if i not in part.removed)
+        terms: list[Term] = [(1, part.of, every), (Fraction(-1, count), total, left)]
+        _, name = self.of_combination(terms, part.sizes)
         at = iter(place.at)
-        return Ref(name, tuple(sizes[i] if i in removed else next(at) for i in every))
+        return Ref(name, tuple(part.sizes[i] if i in part.removed else next(at) for i in every))
+
+
+class _Part(NamedTuple):
+    """A sum over some positions of a named value, all of whose positions have these sizes."""
+
+    of: int
+    removed: frozenset[int]
+    sizes: tuple[int, ...]
+
+    @property
+    def number(self) -> int:
+        """How many entries there are of each sum."""
+        return math.prod(self.sizes[i] for i in self.removed)

@@ -21,6 +21,7 @@ from bnrate.certify.pointwise import LOSS
 from bnrate.certify.segments import coalesced
 from bnrate.certify.shapes import uniform
 from bnrate.certify.source import Site, defined_in_jax
+from bnrate.certify.uses import first_uses
 from bnrate.certify.values import (
     Axis,
     Block,
@@ -91,33 +92,7 @@ def read(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Reading:
     leaves = enumerate(zip(structures, coupled, strict=True))
     every = [u for i, (structure, axes) in leaves for u in unknowns(i, structure, axes)]
     found, columns = by_entry(constraints, every)
-    return Reading(structures, columns, found, _first_uses(closed.jaxpr, len(shapes)))
-
-
-def _first_uses(jaxpr: Any, leaves: int) -> tuple[float, ...]:
-    """When each of the first inputs is used, as a share of all equations."""
-    found: dict[int, int] = {}
-    clock = itertools.count()
-
-    def walk(jaxpr: Any, numbers: dict[Any, int]) -> None:
-        for eqn in jaxpr.eqns:
-            time = next(clock)
-            used = [None if isinstance(v, Literal) else numbers.get(v) for v in eqn.invars]
-            parts = [
-                getattr(p, "jaxpr", p)
-                for p in eqn.params.values()
-                if hasattr(p, "jaxpr") or hasattr(p, "eqns")
-            ]
-            inside = [p for p in parts if len(p.invars) == len(used)]
-            for part in inside:
-                walk(part, {v: i for v, i in zip(part.invars, used, strict=True) if i is not None})
-            for i in used if not inside else ():
-                if i is not None:
-                    found.setdefault(i, time)
-
-    walk(jaxpr, {v: i for i, v in enumerate(jaxpr.invars[:leaves])})
-    total = max(next(clock), 1)
-    return tuple(found.get(i, 0) / total for i in range(leaves))
+    return Reading(structures, columns, found, first_uses(closed.jaxpr, len(shapes)))
 
 
 def _without_repeated(constraints: Sequence[Constraint]) -> list[Constraint]:

@@ -28,7 +28,7 @@ def table(certificate: "Certificate") -> Iterator[str]:
             yield f"  {len(group.members)} leaves together, {_unit(group)}:"
             yield from _rows(((member.name, "") for member in group.members), indent=4)
     if certificate.no_effect:
-        yield f"Without effect on the loss: {_leaves(certificate.no_effect)}"
+        yield f"Without effect on the loss: {_idle(certificate.no_effect)}"
         yield from _rows((path, "") for path in certificate.no_effect)
     if certificate.rescalings:
         yield f"Scaled against each other: {_count(len(certificate.rescalings), 'rescaling')}"
@@ -86,6 +86,14 @@ def _count(number: int, noun: str) -> str:
 
 def _leaves(paths: tuple[str, ...]) -> str:
     return "1 leaf" if len(paths) == 1 else f"{len(paths)} leaves"
+
+
+def _idle(names: tuple[str, ...]) -> str:
+    """How many leaves, and how many parts of others."""
+    leaves = tuple(name for name in names if not name.endswith("]"))
+    parts = len(names) - len(leaves)
+    some = "1 part of a leaf" if parts == 1 else f"{parts} parts of leaves"
+    return ", ".join([_leaves(leaves)] * bool(leaves) + [some] * bool(parts))
 
 
 def _unit(group: gr.Group) -> str:

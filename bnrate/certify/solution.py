@@ -36,10 +36,23 @@ class Solution:
         return [c for c in self.reading.constraints if c.kind in kinds]
 
     @functools.cached_property
+    def _felt(self) -> set[tuple]:
+        """The blocks, each with its leaf, on which the loss depends."""
+        return {c.block for c in self.reading.constraints if c.block}
+
+    @functools.cached_property
     def without_effect(self) -> frozenset[int]:
         """The leaves none of whose blocks the loss depends on."""
-        felt = {c.block[0] for c in self.reading.constraints if c.block}
-        return frozenset(range(len(self.names))) - felt
+        return frozenset(range(len(self.names))) - {leaf for leaf, _ in self._felt}
+
+    def no_effect(self) -> list[str]:
+        """The names of leaves, and of blocks of other leaves, on which the loss does not depend."""
+        found = []
+        for i, structure in enumerate(self.reading.structures):
+            whole = i in self.without_effect
+            idle = [b for b in blocks_of(structure) if not whole and (i, b) not in self._felt]
+            found += [self.names[i]] if whole else [self.part(Piece(i, (b,))) for b in idle]
+        return found
 
     @functools.cached_property
     def by_leaf(self) -> list[linear.Vector]:
@@ -101,9 +114,8 @@ class Solution:
     @functools.cached_property
     def _pieces(self) -> list[Piece]:
         """The finest pieces on which the loss depends."""
-        felt = {c.block for c in self.reading.constraints if c.block}
         pieces = [p for i in range(len(self.names)) for p in self.units.parts(i)]
-        return [p for p in pieces if (p.leaf, p.blocks[0]) in felt]
+        return [p for p in pieces if (p.leaf, p.blocks[0]) in self._felt]
 
     @functools.cached_property
     def _by_piece(self) -> list[dict[Piece, linear.Number]]:

@@ -152,17 +152,24 @@ class Orthogonality:
 
 @dataclass(frozen=True)
 class Idle:
-    """The value of this leaf does not matter."""
+    """The value of this leaf, or of this part of a leaf ("w[0:2, 1:3]"), does not matter."""
 
-    path: str
+    name: str
     kind = "no effect"
+
+    def moved(self, params, rng, size):
+        path, _, part = self.name.removesuffix("]").partition("[")
+        leaf, ranges = np.array(params[path]), part.split(", ") if part else []
+        index = tuple(slice(*(int(n) if n else None for n in r.split(":"))) for r in ranges)
+        leaf[index] = size * rng.standard_normal(leaf[index].shape)
+        return params | {path: leaf}
 
     def refuted(self, subject, point):
         params, batch = point
         rng = np.random.default_rng(11)
         before = subject.value(params, batch)
         for size in (1.0, 0.1, 20.0):
-            other = params | {self.path: size * rng.standard_normal(params[self.path].shape)}
+            other = self.moved(params, rng, size)
             after = subject.value(other, batch)
             allowed = subject.slack * abs(before)
             # A division by zero elsewhere (0 * nan, 0 / 0) is no effect in real arithmetic.
@@ -221,7 +228,7 @@ def effective(subject, direction, rng):
 def claims(certificate, shapes, rng):
     """All claims of a certificate that are tested: each direction, and sums of them."""
     directions = [{k: np.asarray(v, float) for k, v in d.items()} for d in certificate.directions()]
-    yield from (Idle(path) for path in certificate.no_effect)
+    yield from map(Idle, certificate.no_effect)
     if not directions:
         return
     for direction in combinations(rng, directions, shapes):

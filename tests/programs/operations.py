@@ -324,6 +324,25 @@ def standardise(step, x, axes, _):
     return step.choose([lambda v: lax.rsqrt(v), lambda v: 1 / jnp.sqrt(v)])(variance) * (x - mean)
 
 
+@operation(2.0, rank=1)
+def standardise_parts(step, x):
+    """The fast variance of two values that are joined, also with wrong sums and numbers."""
+    axis, parts = step.axis(x), [x, step.other(x)]
+    joined = jnp.concatenate(parts, axis)
+    sums, squares = (
+        [p.sum(axis, keepdims=True) for p in q] for q in (parts, [p * p for p in parts])
+    )
+    number = joined.shape[axis]
+    totals = [lambda: joined.sum(axis, keepdims=True), lambda: sums[0] + sums[1]]
+    total = step.choose([*totals, *totals, *totals, lambda: sums[0] + 2 * sums[1]])()
+    of_squares = [lambda: (joined**2).sum(axis, keepdims=True), lambda: squares[0] + squares[1]]
+    wrong = [lambda: squares[0] + 2 * squares[1], lambda: squares[0], lambda: squares[1] * 2]
+    square = step.choose([*of_squares, *of_squares, *of_squares, *wrong])()
+    variance = (square - total**2 / step.choose([number, number, number, number - 1])) / number
+    variance = step.choose([lambda v: v, lambda v: jnp.maximum(0.0, v), jnp.abs])(variance)
+    return (joined - total / number) * lax.rsqrt(variance + step.choose([0.0, tiny()]))
+
+
 @operation(1.5, rank=2)
 def group_norm(step, x):
     need(x.shape[-1] % 2 == 0 and x.shape[-1] > 2)
