@@ -296,4 +296,9 @@ BY_HAND = OTHERS | SHARDED
 def rows():
     """All functions by name."""
     others = {name: Row(functools.partial(arrays, f), "") for name, f in BY_HAND.items()}
-    return discovered() | others
+    filtering = jax.config.jax_traceback_filtering
+    jax.config.update("jax_traceback_filtering", "off")  # takes longer than to call what fails
+    try:
+        return discovered() | others
+    finally:
+        jax.config.update("jax_traceback_filtering", filtering)

@@ -45,6 +45,10 @@ FAMILY_MUTATIONS: dict[str, Mutation] = {
     "a solution scales like the right side": Mutation(
         In("linalg._quotient").replace("fields.add(...)", "b.scale"), caught="solution"
     ),
+    "all solvers of JAX are exact": Mutation(
+        In("linalg._is_exact").returns("defined_in_jax(solve)"),
+        caught="one step of conjugate gradients",
+    ),
     "experts of different scales": Mutation(
         In("ragged.ragged_dot").replace("joined(...)", "b"), caught="two experts"
     ),

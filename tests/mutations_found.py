@@ -59,6 +59,13 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
         In("names.Names._summands").replace("(k, where) == _", "k == 1"),
         caught="spread of a part turned",
     ),
+    "what a lookup is filled with has no sign": Mutation(
+        In("shapes.gather").assign("above", "True"), caught="lookup filled with minus infinity"
+    ),
+    "any reshapes have the same positions": Mutation(
+        In("facts.meet").replace("length(p) == length(q)", "True"),
+        caught="sum divided by one of another reshape",
+    ),
     # windows
     "a convolution keeps numbers": Mutation(
         In("sums.convolution").replace("(v.each(Block.only_knowing) for v in _)", "(a, kernel)"),
@@ -90,11 +97,53 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
     ),
     "tall factors are infinite": Mutation(TALL, caught="times a tall number"),
     "tall factors within are infinite": Mutation(TALL, caught="times a tall number and back"),
+    "a stand-in for infinity does not scale": Mutation(
+        In("choices.either").replace(
+            "ledger.vanish(...)",
+            "ledger.epsilon(fields.add(block.scale, first.scale, -1), 0.0, what)[0]"
+            " if is_boundless(block.facts.literal) or is_boundless(first.facts.literal) else _",
+        ),
+        caught="choice of a stand-in for infinity",
+    ),
+    "numbers are rounded to nearby fractions": Mutation(
+        In("arithmetic._rational").replace(
+            "ledger.rounded(_) == ledger.rounded(_)", "abs(near - Fraction(number)) <= 3e-7"
+        ),
+        caught="nearly a root",
+    ),
+    "zero times anything is zero": Mutation(
+        In("arithmetic.multiply").replace("made((x, other), ...)", "stretched(other, x.axes)"),
+        caught="guard by zero times infinity",
+    ),
+    "all numbers have a root": Mutation(
+        In("arithmetic._power").assign("real", "True").replace("_ or even", "True"),
+        caught="guard by the roots of negative numbers",
+    ),
+    "small floats do not underflow": Mutation(
+        In("reading._underflowing").returns("block"), caught="guard by a square in sixteen bits"
+    ),
     # derivative rules
     "a function of JAX has its rule": Mutation(JAX_RULE, caught="custom_jvp of abs"),
     "what JAX wraps is of JAX": Mutation(JAX_RULE, caught="custom_gradient"),
     "a clamp has its own bound's gradient": Mutation(
         In("choices.clamp").replace("(low, high)", "(high,)"), caught="clamp at its own bound"
+    ),
+    # epsilons
+    "an epsilon excuses another of its line": Mutation(
+        In("sums._facts_of_sum").replace(
+            "soft |= p.hard", "soft |= 0 if any(p.hard == q.hard for q in pending) else p.hard"
+        ),
+        caught="log of a sum of products",
+    ),
+    "epsilons do not cancel": Mutation(
+        In("arithmetic._perhaps_cancelled").returns("0"), caught="divided by a difference"
+    ),
+    "signs do not cancel": Mutation(
+        In("sums._facts_of_sum").replace("z.null and known.nonnegative", "z.null"),
+        caught="divided by a sum of both signs",
+    ),
+    "a bound leaves excuses": Mutation(
+        In("choices._firm").returns("a"), caught="divided by what is left of an epsilon"
     ),
     # guards
     "sums of non-negative numbers are positive": Mutation(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from functions import on_shards
 from jax import lax
+from jax.scipy.sparse import linalg
 from special import along, centred, entry, rms, shifted
 from zoo import Entry
 
@@ -28,6 +29,17 @@ def of_one_shard(h):
 
 def in_order_of(key, x):
     return lax.sort((key, x), dimension=0, num_keys=1)[1]
+
+
+def one_step(solve, **options):
+    """A solution after one step from a start that does not scale."""
+
+    def net(x, w):
+        a = x[:4] @ w
+        found, _ = solve(a.T @ a, x[:4, 0], x0=x[:4, 1], maxiter=1, **options)
+        return found * jnp.sum(a**2)
+
+    return entry(net)
 
 
 def experts(x, w, u):
@@ -75,6 +87,9 @@ FAMILIES: dict[str, Entry] = {
         lambda x, w: lax.linalg.lu((x @ w).T @ (x @ w))[0] / jnp.sum((x @ w) ** 2)
     ),
     "solution": entry(lambda x, w: jnp.linalg.solve(x[:4] @ w, x[:4])),
+    "one step of conjugate gradients": one_step(linalg.cg),
+    "one step of stabilised gradients": one_step(linalg.bicgstab),
+    "one step of minimal residuals": one_step(linalg.gmres, restart=1),
     # experts
     "two experts": entry(lambda x, w, u: rms(experts(x, w, u), axis=0), "wu",
                          joint=(frozenset("wu"),), dims=(1, 3)),

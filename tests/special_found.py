@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from special import PAIR, centred, entry, rms, signal, whole
+from special import PAIR, along, centred, entry, rms, signal, whole
 from zoo import Entry
 
 KEY = jax.random.key(0)
+TALL = np.array([True, False, True, True])
 STEPS = (5, 8, 3)
 STEPPED = {"x": STEPS, "w": (3, 4), "joint": PAIR, "dims": (1, 3)}
 BY_VALUE = "w is invariant by value, but the gradient is not orthogonal to it"
@@ -238,6 +239,9 @@ FOUND: dict[str, Entry] = {
     "many slices": entry(peeled, w=(28, 2), invariant=("w",), dims=(1, 0)),
     "lookup filled with ones": entry(lambda x, w: rms(lookup(x @ w, 1.0), axis=0)),
     "lookup filled with zeros": signal((), lambda h: centred(lookup(h, 0.0))),
+    "lookup filled with minus infinity": entry(
+        lambda x, w: jnp.maximum(lookup(jnp.abs(w), -jnp.inf), -1.0) / jnp.sqrt(jnp.sum(w**2))
+    ),
     "write of a function": entry(written_by_tanh),
     "part of a tile": entry(
         lambda x, s: centred(x * s + jnp.tile(jnp.array([0.3, -1.2]), 2)[:3], axis=1), "s", (8, 3)
@@ -279,7 +283,13 @@ FOUND: dict[str, Entry] = {
     "times a tall number and back": entry(
         lambda x, w: jnp.sum(x * w * 1e30) * 1e-30, w=(5,)
     ),
+    "nearly a root": entry(lambda x, w: x @ w / jnp.sum(w**2) ** 0.50000012),
     # once an error
+    "empty tile": along(lambda h: rms(h).sum() + jnp.tile(h, (0,)).sum()),
+    "lookup in complex numbers": entry(
+        lambda x, w: rms(jnp.abs(lookup((x @ w) * 1j, 0j)), axis=0), invariant=("w",),
+        units={"w": 1}, dims=(1, 3),
+    ),
     "pad by NumPy's numbers": entry(
         lambda x, w: rms(jnp.pad(x @ w, np.array([[0, 0], [1, 2]]))).sum(1), invariant=("w",),
         dims=(1, 0),
@@ -300,5 +310,8 @@ FOUND_EXCUSES: dict[str, Entry] = {
     "guard by a whole exponential": entry(guarded_by(lambda v: whole(jnp.exp(v)) > 0)),
     "guard by a small bound": entry(guarded_by(lambda v: jax.nn.softmax(8 * v) > 5e-4)),
     "guard by a bound on a sum": entry(guarded_by_share(lambda v: v / 5e4 > 1e-4)),
+    "choice of a stand-in for infinity": entry(
+        lambda x, w: jnp.sum(jnp.where(TALL, w, 1e30) * 1e-30) / jnp.sum(jnp.abs(w)), w=(4,)
+    ),
     "guard of a sum by ReLU": entry(guarded_relu, w=(5, 2)),
 }

@@ -120,6 +120,17 @@ def outer_products(h):
     return a[:, :, None] * b[:, None, :], a[:, None, :] * b[:, :, None]
 
 
+def sums_along(h, *lengths):
+    """Along two of the three axes that a row of numbers is folded into."""
+    return h.reshape(lengths).sum((0, 2))
+
+
+def divided_by_another(x, w):
+    """Sums of some entries, divided by a norm of others."""
+    h = jax.nn.relu(x @ w)
+    return sums_along(h, 2, 2, 3) / jnp.sqrt(sums_along(h**2, 3, 2, 2) + 1e-6)
+
+
 def products_of_reshapes(h):
     h = jax.nn.relu(h)
     return two_reshapes(lambda a, b: a * b)(h, h[:, 8:])
@@ -156,6 +167,7 @@ NAME_EXCUSES: dict[str, Entry] = {
     "log unless another is zero": logs_unless(relu_pairs),
     "log unless an outer product is zero": logs_unless(outer_products),
     "log unless a product of reshapes is zero": logs_unless(products_of_reshapes, w=(5, 16)),
+    "sum divided by one of another reshape": entry(divided_by_another, x=(12, 5), w=(5,)),
     "root unless an inverse is zero": logs_unless(
         lambda h: ((r := jax.nn.relu(h)) ** -1, r**0.5)
     ),

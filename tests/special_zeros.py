@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from special import entry, rms, whole
+from special import centred, entry, rms, whole
 from special_found import BY_VALUE
 from zoo import Entry
 
 V = np.array([-1.3, -0.3, 0.7, 1.7])
 MASK = np.array([[1.0], [0.0], [1.0], [0.0], [0.0]])  # of rows of w
+SIGNS = np.array([1.0, -1.0])
 SIXTEEN_BITS = jnp.full(4, 65536, jnp.int32)
 
 
@@ -34,6 +35,16 @@ def divided(divisor, net=lambda x, w: x @ w):
 def guarded(test):
     """Divided by the norm where a test does not fail, though it does."""
     return divided(lambda x, w: jnp.where(test(x, w), norm(w), 1.0))
+
+
+def unless(test, turn=jnp.positive):
+    """Ones, but the numbers themselves where a test fails that they pass if they are real."""
+    return entry(lambda x, w: jnp.where(test(h := turn(w)), 1.0, h))
+
+
+def sum_of_products(x, s):
+    """Of two epsilons in one line only one is of a value that is hardly ever zero."""
+    return jnp.sum((jnp.abs(s) + 1e-6) * (jax.nn.relu(x[:, :2] * s) + 1e-6), 1)
 
 
 def halvings(x, w):
@@ -58,6 +69,11 @@ ZEROS: dict[str, Entry] = {
         lambda x, w: jnp.sum(eight_bits(100), dtype=jnp.int8) > 0
     ),
     "guard by a square in eight bits": guarded(lambda x, w: eight_bits(16)[0] ** 2 > 0),
+    "guard by a square in sixteen bits": unless(
+        lambda h: (h**2).astype(float) != 0, lambda w: w.astype(jnp.float16)
+    ),
+    "guard by the roots of negative numbers": unless(lambda w: jnp.sqrt(w) > 0),
+    "guard by zero times infinity": unless(lambda w: 0 * (1 / jax.nn.relu(w)) == 0),
     "rule made of JAX's functions": entry(lambda x, w: x @ own(w) / norm(w), note=BY_VALUE),
 }
 
@@ -72,6 +88,15 @@ ZERO_EXCUSES: dict[str, Entry] = {
     ),
     "divided by a minimum": divided(lambda x, w: jnp.minimum(norm(w), 1e-3)),
     "divided by a clip": divided(lambda x, w: jnp.clip(norm(w), 1e-6, 1e-3)),
+    "log of a sum of products": entry(lambda x, s: centred(jnp.log(sum_of_products(x, s))), "s"),
+    # once an epsilon is zero, nothing is left
+    "divided by a difference": entry(
+        lambda x, w: jnp.abs(w) / (jnp.sqrt(w**2 + 1e-4) - jnp.abs(w))
+    ),
+    "divided by a sum of both signs": entry(lambda x, s: s / jnp.sum(s * SIGNS + 1e-4), "s"),
+    "divided by what is left of an epsilon": entry(
+        lambda x, w: jnp.exp(-(w**2) / jax.nn.relu(1e-4 - w**2))
+    ),
     # a small number that is chosen, whatever the parameters
     "divided by a choice of data": divided(lambda x, w: jnp.where(x[:, :1] > 0, norm(w), 1e-3)),
     "divided by a branch never taken": divided(

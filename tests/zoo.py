@@ -75,7 +75,7 @@ RNN = {"wx": (3, 4), "wh": (4, 4), "wo": (4, 2)}
 ATTENTION = dict.fromkeys("qkv", (5, 2, 4)) | {
     "q_scale": (2, 4), "k_scale": (2, 4), "o": (2, 4, 3)
 }  # fmt: skip
-IMAGE = (5, 4, 4, 2)
+IMAGE = (3, 4, 4, 2)
 TOKENS = (3, 4, 5)
 CONV = paths("Conv_*/kernel", 3)
 DENSE = paths("Dense_*/kernel", 2)

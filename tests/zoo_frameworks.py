@@ -22,7 +22,7 @@ def equinox(layers, x):
             net = eqx.combine(p, static)
             return jax.vmap(net, (0, None), (0, None), axis_name="batch")(x, state)
 
-        _, state = apply(params, m.filled(x, seed=3), state)
+        _, state = jax.jit(apply)(params, m.filled(x, seed=3), state)
         return m.problem(lambda p, x: apply(p, x, state)[0], params, m.filled(x, seed=1))
 
     return build
@@ -51,10 +51,7 @@ def equinox_mlp(eps, key):
 def haiku(net, x):
     def build(eps):
         model, data = hk.transform_with_state(lambda x: net(x, eps)), m.filled(x, seed=1)
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            params, state = model.init(jax.random.key(0), data)
-        params = m.filled(params, seed=4)
-        state = jax.tree.map(lambda leaf: leaf.astype(float), state)
+        params, state = m.initialised(model.init, data, seed=4)
         return m.problem(lambda p, x: model.apply(p, state, None, x)[0], params, data)
 
     return build
@@ -85,7 +82,7 @@ class WeightNorm(nnx.Module):
         return self.head(jnp.tanh(self.norm(x)))
 
 
-IMAGE = (5, 4, 4, 2)
+IMAGE = (3, 4, 4, 2)
 
 FRAMEWORKS: dict[str, Entry] = {
     "nnx CNN, State": Entry(

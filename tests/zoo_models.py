@@ -34,6 +34,18 @@ def filled(shapes, seed=0):
     )
 
 
+def initialised(init, x, seed=0):
+    """Parameters as `init(key, x)` makes them, but filled, and what else it makes as it is.
+
+    Only the latter is computed: initial values take longer to compile than a proof takes.
+    """
+    key = jax.random.key(0)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        params, others = jax.eval_shape(init, key, x)
+        others = jax.jit(lambda: init(key, x)[1])() if jax.tree.leaves(others) else others
+    return filled(params, seed), jax.tree.map(lambda leaf: leaf.astype(float), others)
+
+
 def problem(forward, params, x, *more):
     """Mean squared error of `forward(params, x, *more)`; libraries broadcast and promote in it."""
 
@@ -65,10 +77,12 @@ class Net(nn.Module):
 def linen(net, x=(8, 5)):
     def build(eps):
         model, data = Net(net, eps), filled(x, seed=1)
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            state = dict(model.init(jax.random.key(0), data))
-        params = filled(state.pop("params"))
-        state = jax.tree.map(lambda leaf: leaf.astype(float), state)
+
+        def init(key, x):
+            state = dict(model.init(key, x))
+            return state.pop("params"), state
+
+        params, state = initialised(init, data)
 
         def forward(p, x):
             return model.apply({"params": p, **state}, x, mutable=list(state))[0]
