@@ -54,8 +54,8 @@ _MOVES = (
 class Reading:
     """All that the loss demands: the structure of each leaf, its unknowns, the constraints.
 
-    `constraints` are in program order, those of the value before those of the gradient alone;
-    `uses` says when each leaf is used first, from 0 to 1.
+    `constraints` are in program order; if the gradient demands more than the value, what it
+    demands alone comes last.  `uses` says when each leaf is used first, from 0 to 1.
     """
 
     structures: tuple[Structure, ...]
