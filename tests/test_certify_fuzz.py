@@ -70,7 +70,7 @@ def test_a_seed_is_a_program(relaxed):
 
 def test_every_operation_occurs(relaxed):
     missing = {*programs.OPERATIONS}
-    for seed in range(2000):
+    for seed in range(400):
         missing -= {*program_of(seed).operations}
         if not missing:
             break
@@ -90,8 +90,8 @@ def test_evaluation_agrees_with_jax(seed, relaxed):
 
 def test_a_failing_program_is_reduced(relaxed):
     """What remains is needed: here a dense layer."""
-    found = [p for p in map(program_of, range(99)) if "dense" in p.operations][:4]
-    smaller = [programs.shrink(p, lambda p: "dense" in p.operations) for p in found]
-    assert all("dense" in p.operations and len(p.operations) <= 5 for p in smaller)
-    assert min(len(p.operations) for p in smaller) <= 3
-    assert all(np.isfinite(Subject(p).value(*p.draw(0))) for p in smaller)
+    living = map(programs.pruned, map(program_of, range(99)))
+    program = next(p for p in living if "dense" in p.operations)
+    smaller = programs.shrink(program, lambda p: "dense" in p.operations)
+    assert len(smaller.operations) <= 3
+    assert np.isfinite(Subject(smaller).value(*smaller.draw(0)))

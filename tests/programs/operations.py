@@ -119,7 +119,7 @@ BREAKING = {
 }
 register_all(1.0, HOMOGENEOUS)
 register_all(0.4, RARE)
-register_all(0.25, BREAKING)
+register_all(0.3, BREAKING)
 
 
 @operation(1.5)

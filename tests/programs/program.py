@@ -265,13 +265,21 @@ def pruned(program):
 
 
 def reductions(program):
-    """Smaller programs: without one operation, its users taking an equal shape's value instead."""
+    """Smaller programs: without one operation, its users taking another value instead.
+
+    It has the same shape; a terminal takes any, hence also what the operation was applied to.
+    """
     shapes = jax.eval_shape(program.values, program.draw(0)[0] | program.draw(0)[1])
     for k in reversed(range(len(program.nodes) - 1)):
         node, shape = program.nodes[k], shapes[k]
         if node.operation in SOURCES or shape.dtype != float:
             continue
-        alike = [j for j in range(k) if (shapes[j].shape, shapes[j].dtype) == (shape.shape, float)]
+        users = {n.operation for n in program.nodes if k in n.operands}
+        fits = [*node.operands] if users == {"terminal"} else []
+        alike = [
+            j for j in range(k)
+            if shapes[j].dtype == float and (shapes[j].shape == shape.shape or j in fits)
+        ]  # fmt: skip
         for j in (*sorted(alike, key=lambda j: j not in node.operands), None):
             yield pruned(without(program, k, j, shape.shape))
 
