@@ -11,7 +11,7 @@ import pytest
 from functions import BY_HAND, SIZE, rows
 from jax import lax
 from jax.extend.core import primitives
-from test_certify_rules import RULES, primitives_of
+from primitives import RULES, primitives_of
 from witnesses import UNCHECKED
 
 from bnrate.certify.unread import WITHOUT_RULE

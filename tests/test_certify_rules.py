@@ -8,30 +8,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 import zoo_models as m
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from primitives import RULES, primitives_of
 from witnesses import CHECKED
 from zoo import ZOO
 from zoo_frameworks import FRAMEWORKS
 
 from bnrate.certify import certify, rules
 
-RULES = rules.table(lambda ledger, jaxpr, values: [])
 # Of the zoo's primitives those that are left to the default rule.
 WITHOUT = {"iota", "random_seed"}
-
-
-def primitives_of(jaxpr):
-    """The names of a program's primitives, of programs within it as well."""
-    names = set()
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        names.add(eqn.primitive.name)
-        for part in jax.tree.leaves([*eqn.params.values()], is_leaf=is_program):
-            names |= primitives_of(part) if is_program(part) else set()
-    return names
-
-
-def is_program(part):
-    return isinstance(part, ClosedJaxpr | Jaxpr)
 
 
 def met(entry):

@@ -73,7 +73,7 @@ def certify(
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """Stop the search for cyclic garbage: a proof makes none, and each search walks all of JAX."""
+    """Stop the search for cyclic garbage: a proof makes little, and a search walks all of JAX."""
     enabled = gc.isenabled()
     gc.disable()
     try:

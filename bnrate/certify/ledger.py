@@ -14,7 +14,7 @@ import numpy as np
 from bnrate.certify import fields, linear
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Placement, Position
-from bnrate.certify.fields import Atom, Cut, Field, Folded, Line, Token, Unknown, of_value
+from bnrate.certify.fields import Atom, Cut, Field, Folded, Line, Token, Unknown
 from bnrate.certify.names import Names
 from bnrate.certify.source import Site, site
 
@@ -113,8 +113,10 @@ class Ledger:
     def of_gradient(self) -> Iterator[None]:
         """While this lasts, demands are noted as those of the gradient alone."""
         before, self.for_gradient = self.for_gradient, True
-        yield
-        self.for_gradient = before
+        try:
+            yield
+        finally:
+            self.for_gradient = before
 
     def tokens(self, field: Field, what: str, name: Callable[[Line, Placement], Hashable]) -> Field:
         """A field of tokens: one for all atoms of a placement, which vanishes if their sum does."""
@@ -134,7 +136,7 @@ class Ledger:
 
     def vanish(self, field: Field, what: str) -> int:
         """The mask of constraints under which all atoms of a field vanish."""
-        to_value = of_value(field)
+        to_value = fields.of_value(field)
         mask = self._demand(to_value, what, self.for_gradient)
         return mask if to_value is field else mask | self._demand(field, what, True)
 

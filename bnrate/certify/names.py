@@ -16,6 +16,19 @@ from bnrate.certify.facts import Position, Ref
 Term = tuple[linear.Number, int, tuple[int, ...]]
 
 
+class _Part(NamedTuple):
+    """A sum over some positions of a named value, all of whose positions have these sizes."""
+
+    of: int
+    removed: frozenset[int]
+    sizes: tuple[int, ...]
+
+    @property
+    def number(self) -> int:
+        """How many entries there are of each sum."""
+        return math.prod(self.sizes[i] for i in self.removed)
+
+
 class Names:
     """Names as they are given while a program is read."""
 
@@ -105,7 +118,7 @@ class Names:
                     return [inner for _, term, _ in terms for inner in self._summands(term)]
         return [name]
 
-    def _sum_of_squares(self, name: int) -> Any:
+    def _sum_of_squares(self, name: int) -> _Part | None:
         match self.meaning(name):
             case ("sum", inner, removed, sizes):
                 match self.meaning(inner):
@@ -113,23 +126,10 @@ class Names:
                         return _Part(x, removed, sizes)
         return None
 
-    def _centred(self, part: "_Part", total: int, count: int, place: Ref) -> Ref:
+    def _centred(self, part: _Part, total: int, count: int, place: Ref) -> Ref:
         every = tuple(range(len(part.sizes)))
         left = tuple(i for i in every if i not in part.removed)
         terms: list[Term] = [(1, part.of, every), (Fraction(-1, count), total, left)]
         _, name = self.of_combination(terms, part.sizes)
         at = iter(place.at)
         return Ref(name, tuple(part.sizes[i] if i in part.removed else next(at) for i in every))
-
-
-class _Part(NamedTuple):
-    """A sum over some positions of a named value, all of whose positions have these sizes."""
-
-    of: int
-    removed: frozenset[int]
-    sizes: tuple[int, ...]
-
-    @property
-    def number(self) -> int:
-        """How many entries there are of each sum."""
-        return math.prod(self.sizes[i] for i in self.removed)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from bnrate.certify import linear, rules
+from bnrate.certify import fields, linear, rules
 from bnrate.certify.axes import common
 from bnrate.certify.entries import by_entry
 from bnrate.certify.equations import Equation
@@ -103,9 +103,9 @@ def _without_repeated(constraints: Sequence[Constraint]) -> list[Constraint]:
 
 
 def _line(row: linear.Vector) -> tuple[frozenset[Any], ...]:
-    """The shortest whole vectors on the line of a row."""
-    found = linear.integral(row)
-    return frozenset(found.items()), frozenset((u, -k) for u, k in found.items())
+    """The shortest whole vectors on the line of a row, one for each sense."""
+    found, _ = fields.line(row)
+    return found, frozenset((u, -k) for u, k in found)
 
 
 def _value_first(
@@ -331,7 +331,7 @@ def _split(factors: Axis, j: int, wanted: Sequence[Split]) -> list[Axis]:
                 inner = _inside(wanted, ("cut", (low, high)))
                 pieces += _split((high - low, *factors[1:]), 0, inner)
         return pieces
-    step = math.gcd(*lengths)
+    step = math.gcd(*lengths)  # an inner factor is folded, so that its points are between steps
     finer: Axis = (length // step, step) if 1 < step < length else (length,)
     for sizes in (w.sizes for w in here if math.prod(w.sizes) == length):
         finer = common(finer, sizes) or finer
