@@ -45,11 +45,12 @@ def test_no_claim_is_false(first, eps):
     assert summary.claiming > 0.2 * summary.programs
 
 
-def test_false_claims_are_found():
+@pytest.mark.parametrize("eps", ["strict", "ignore"])
+def test_false_claims_are_found(eps):
     """Of all leaves together, of each leaf, and of their having no effect."""
-    together = attack(range(25), lambda _, p, b, eps: Claim([{k: np.ones(()) for k in p}]))
-    alone = attack(range(25), lambda _, p, b, eps: Claim([{k: np.ones(())} for k in p]))
-    idle = attack(range(25), lambda _, p, b, eps: Claim([], tuple(p)))
+    together = attack(range(25), lambda _, p, b, eps: Claim([{k: np.ones(()) for k in p}]), eps)
+    alone = attack(range(25), lambda _, p, b, eps: Claim([{k: np.ones(())} for k in p]), eps)
+    idle = attack(range(25), lambda _, p, b, eps: Claim([], tuple(p)), eps)
     assert all(len(s.violations) > 10 for s in (together, alone, idle))
 
 

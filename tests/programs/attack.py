@@ -161,7 +161,17 @@ class Orthogonality:
             return ""
         noise = subject.noise(lambda p, b: self.terms(p, subject.gradient(p, b)).sum(), *point)
         allowed = slack * abs(terms).sum() + 10 * noise + 1e-13 * abs(subject.value(*point))
-        return "" if abs(terms.sum()) <= allowed else f"{terms.sum()} of {abs(terms).sum()}"
+        if abs(terms.sum()) <= allowed or self.goes_with_tiny(subject, point, terms.sum()):
+            return ""
+        return f"{terms.sum()} of {abs(terms).sum()}"
+
+    def goes_with_tiny(self, subject, point, found):
+        """Whether what is found is proportional to the tiny number, hence 0 where that is."""
+        if not subject.has_tiny or subject.tiny == TINY:
+            return False
+        larger = Subject(subject.program, TINY)
+        expected = self.terms(point[0], larger.gradient(*point)).sum() * subject.tiny / TINY
+        return abs(found - expected) <= 0.01 * abs(found)
 
 
 @dataclass(frozen=True)
