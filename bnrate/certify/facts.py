@@ -11,7 +11,7 @@ variance); `factors` are refs where whose being zero makes the block zero.  A qu
 a norm of it needs no excuse for the norm's zeros: there the value is zero too.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 # are those of enclosing scans: a value inside a scan varies along them from step to step.
 Position = tuple[int, int]
 Placement = tuple[Position, ...]
+Moves = Mapping[Position, Placement]  # where positions go; those that are not named stay
 
 
 class Ref(NamedTuple):
@@ -44,11 +45,11 @@ class Zeros(NamedTuple):
     of: Ref | None
     null: bool
 
-    def moved(self, where: Callable[[Position], Placement]) -> "Zeros":
+    def moved(self, moves: Moves) -> "Zeros":
         """The same after a one-to-one change of positions."""
-        varies = frozenset(new for p in self.varies for new in where(p))
+        varies = frozenset(carried(self.varies, moves))
         return Zeros(
-            _all_moved(self.over, where), varies, self.of and _moved(self.of, where), self.null
+            _all_moved(self.over, moves), varies, self.of and _moved(self.of, moves), self.null
         )
 
 
@@ -113,32 +114,41 @@ class Facts(NamedTuple):
         named = {p for ref in refs for p in ref.at if not isinstance(p, int)}
         return named.union(*(z.varies for z in zeros))
 
-    def moved(self, where: Callable[[Position], Placement]) -> "Facts":
+    def moved(self, moves: Moves) -> "Facts":
         """The facts after a one-to-one change of positions."""
         if self == NOTHING:
             return self
 
         def placed(known: Any) -> Any:
-            return known._replace(zeros=tuple(zeros.moved(where) for zeros in known.zeros))
+            return known._replace(zeros=tuple(zeros.moved(moves) for zeros in known.zeros))
 
         return self._replace(
-            symbol=self.symbol and (self.symbol[0], _moved(self.symbol[1], where)),
+            symbol=self.symbol and (self.symbol[0], _moved(self.symbol[1], moves)),
             guard=self.guard and placed(self.guard), pending=tuple(map(placed, self.pending)),
-            over=_all_moved(self.over, where), factors=_all_moved(self.factors, where),
+            over=_all_moved(self.over, moves), factors=_all_moved(self.factors, moves),
         )  # fmt: skip
 
 
 NOTHING = Facts()
 
 
-def _moved(ref: Ref, where: Callable[[Position], Placement]) -> Ref:
-    return Ref(
-        ref.name, tuple(new for p in ref.at for new in ((p,) if isinstance(p, int) else where(p)))
-    )
+def carried(positions: Iterable[Any], moves: Moves) -> tuple[Any, ...]:
+    """Where positions (or, of a ref, numbers of indices) are after moves."""
+    found: list[Any] = []
+    for p in positions:
+        if p in moves:
+            found += moves[p]
+        else:
+            found.append(p)
+    return tuple(found)
 
 
-def _all_moved(refs: Refs, where: Callable[[Position], Placement]) -> Refs:
-    return frozenset(_moved(ref, where) for ref in refs) if refs else refs
+def _moved(ref: Ref, moves: Moves) -> Ref:
+    return Ref(ref.name, carried(ref.at, moves))
+
+
+def _all_moved(refs: Refs, moves: Moves) -> Refs:
+    return frozenset([_moved(ref, moves) for ref in refs]) if refs else refs
 
 
 def over_all(refs: Iterable[Ref], gone: Mapping[Position, int]) -> Refs:

@@ -16,11 +16,11 @@ symbols (x - mean(x)), and then their constraints are never needed.
 biases and the unknown factor of a softmax are one idea.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 from bnrate.certify import linear
-from bnrate.certify.facts import Placement, Position
+from bnrate.certify.facts import Moves, Placement, Position, carried
 
 
 class Unknown(NamedTuple):
@@ -103,11 +103,11 @@ def scaled(field: Field, factor: linear.Number) -> Field:
     return {placed: linear.product(factor, k) for placed, k in field.items()}
 
 
-def moved(field: Field, where: Callable[[Position], Placement]) -> Field:
+def moved(field: Field, moves: Moves) -> Field:
     """The field after a change of axes; one position may become several."""
     total: dict = {}
     for (atom, placement), k in field.items():
-        placed = atom, tuple(new for old in placement for new in where(old))
+        placed = atom, carried(placement, moves)
         total[placed] = total.get(placed, 0) + k
     return total if len(total) == len(field) else {p: k for p, k in total.items() if k}
 

@@ -189,13 +189,20 @@ def _ray(
 ) -> dict | None:
     """A non-negative solution of minimal support that holds the column `through`, or None.
 
-    The linear program "least sum, entry 1 at `through`" is solved in floats at a vertex, which has
-    minimal support; the vertex is snapped to rationals and verified exactly.
+    If the solutions are not the multiples of one, the linear program "least sum, entry 1 at
+    `through`" is solved in floats at a vertex, which has minimal support; the vertex is snapped to
+    rationals and verified exactly.
     """
     place = {column: i for i, column in enumerate(columns)}
     rows = [row for row in ({c: v for c, v in r.items() if c in place} for r in rows) if row]
     if not rows:
         return {through: 1}
+    solutions = null_space(rows, list(columns))
+    if len(solutions) == 1:
+        (only,) = solutions
+        sign = only.get(through, 0)
+        vector = {c: ratio(only[c], sign) for c in columns if c in only} if sign else {}
+        return vector if vector and min(vector.values()) > 0 else None
     matrix = np.zeros((len(rows) + 1, len(columns)))
     for i, row in enumerate(rows):
         for column, value in row.items():

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from bnrate.certify import fields
@@ -12,7 +11,7 @@ from bnrate.certify.equations import Equation
 from bnrate.certify.facts import NOTHING, Facts
 from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.values import Block, Value, facts_of, fixed
+from bnrate.certify.values import Block, Value, facts_of, fixed, is_integer
 
 # What a constraint says to a user; advice is given on these by name.
 SUM = "terms that scale differently are added"
@@ -45,7 +44,7 @@ def pointwise(rule: Callable[..., Block]) -> Callable[..., Value]:
             v if len(v.cuts) == rank else relabel(v, (1,) * rank, {}) for v in operands
         )
         name = eqn.primitive.name
-        whole = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.integer)
+        whole = is_integer(eqn.outvars[0].aval.dtype)
         fold = None if whole else _FOLDED.get(name)
         chosen = invariant if whole and name not in _WHOLE else rule
 

@@ -29,6 +29,7 @@ from bnrate.certify.values import (
     constant,
     data,
     fixed,
+    is_floating,
     place_of,
     unnamed,
     whole,
@@ -187,8 +188,9 @@ class _Reader:
 
     def __init__(self):
         self.rules = rules.table(self.inner)
-        self.sites: dict[int, Site] = {}
-        self.pure: set[int] = set()  # the programs that write to no arrays
+        self.pure: dict[int, Any] = {}  # programs that write to no arrays; so their parts live on
+        self.sites: dict[int, Site] = {}  # of equations
+        self.literals: dict[int, Value] = {}
 
     def loss(
         self,
@@ -218,6 +220,12 @@ class _Reader:
         ledger.foreign = before
         return outputs
 
+    def literal(self, var: Literal) -> Value:
+        """A number in the program."""
+        if id(var) not in self.literals:
+            self.literals[id(var)] = constant(var.val)
+        return self.literals[id(var)]
+
     def open(
         self, ledger: Ledger, jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]
     ) -> list[Value]:
@@ -228,11 +236,11 @@ class _Reader:
         known = {var: _named(ledger, value) for var, value in known.items()}
 
         def value(var: Any) -> Value:
-            return constant(var.val) if isinstance(var, Literal) else known[var]
+            return self.literal(var) if isinstance(var, Literal) else known[var]
 
         if id(jaxpr) not in self.pure:
             _check_pure(jaxpr)
-            self.pure.add(id(jaxpr))
+            self.pure[id(jaxpr)] = jaxpr
         for eqn in jaxpr.eqns:
             before = ledger.equation
             ledger.enter(eqn)
@@ -250,7 +258,7 @@ def _within(eqn: Equation, var: Any, value: Value) -> Value:
     dtype = getattr(var.aval, "dtype", None)
     if dtype is None or dtype in _SURE or eqn.primitive.name in _MOVES:
         return value
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if not is_floating(dtype):
         return value.each(Block.only_knowing)
     return value.each(_underflowing)
 

@@ -10,7 +10,7 @@ import os
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,22 +54,13 @@ class Site:
 def site(eqn: Equation) -> Site:
     """The place of one equation: the innermost line of the user's, and of a library's below it."""
     info = getattr(eqn, "source_info", None)
-    user, library = "", ""
-    for file, line in _frames(info):
-        whose = _whose(file)
-        if whose == "user":
-            user = f"{os.path.basename(file)}:{line}"
-            break
-        if whose == "library":
-            library = library or f"{os.path.basename(file)}:{line}"
+    user, library = _lines(getattr(info, "traceback", None))
     return Site(user, library, str(getattr(info, "name_stack", "")))
 
 
 def defined_in_jax(jaxpr: Any) -> bool:
     """Whether a called function is JAX's own: then its traceback may be of an earlier call."""
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    origin = str(getattr(getattr(jaxpr, "debug_info", None), "func_src_info", ""))
-    return f" at {_JAX}" in origin
+    return f" at {_JAX}" in _origin(getattr(jaxpr, "jaxpr", jaxpr))
 
 
 def differentiated_by_jax(eqn: Equation) -> bool:
@@ -78,31 +69,33 @@ def differentiated_by_jax(eqn: Equation) -> bool:
     The function is looked up where JAX defines it, and the rule in the call must be that of the
     function found there: other functions of JAX, put together by a user, may be no derivative.
     """
-    known = _defined_at(getattr(eqn.params.get("call_jaxpr"), "jaxpr", None))
-    if known is None:
-        return False
-    rule = _code_of(eqn.params.get("jvp_jaxpr_fun"))
-    return bool(rule) and rule == _code_of(known.jvp)
+    known = _rule_at(_origin(getattr(eqn.params.get("call_jaxpr"), "jaxpr", None)))
+    return bool(known) and known == _code_of(eqn.params.get("jvp_jaxpr_fun"))
 
 
-def _defined_at(jaxpr: Any) -> jax.custom_jvp | None:
-    """JAX's own function of which this is the program, if it has a derivative rule."""
-    origin = str(getattr(getattr(jaxpr, "debug_info", None), "func_src_info", ""))
+def _origin(jaxpr: Any) -> str:
+    """Which function a program was traced from: "name at file:line", as far as JAX says."""
+    return str(getattr(getattr(jaxpr, "debug_info", None), "func_src_info", ""))
+
+
+@functools.cache
+def _rule_at(origin: str) -> frozenset[Any]:
+    """The code of the derivative rule of JAX's own function from there; nothing, if it has none."""
     name, _, place = origin.partition(" at ")
     file = place.rpartition(":")[0]
     if not file.startswith(_RULES):
-        return None
+        return frozenset()
     modules = (m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == file)
     found = getattr(next(modules, None), name, None)
     while found is not None and not isinstance(found, jax.custom_jvp):
         found = getattr(found, "__wrapped__", None)
-    return found
+    return _code_of(found.jvp) if found else frozenset()
 
 
-def _code_of(rule: Any) -> set[Any]:
+def _code_of(rule: Any) -> frozenset[Any]:
     """The code of all functions in a rule, without what only carries rules about."""
     found = {getattr(f, "__code__", f) for f in functions_in([rule])}
-    return {c for c in found if not getattr(c, "co_filename", "").startswith(_MACHINERY)}
+    return frozenset(c for c in found if not getattr(c, "co_filename", "").startswith(_MACHINERY))
 
 
 def rules_in(parts: Iterable[Any]) -> list[Any]:
@@ -144,10 +137,19 @@ def functions_in(
     return found
 
 
-def _frames(info: Any) -> Iterator[tuple[str, int]]:
-    """File and line of each frame, innermost first."""
-    for frame in getattr(getattr(info, "traceback", None), "frames", ()):
-        yield str(getattr(frame, "file_name", "")), int(getattr(frame, "line_num", 0))
+@functools.lru_cache(1024)  # the layers of a network have few tracebacks
+def _lines(traceback: Any) -> tuple[str, str]:
+    """The innermost line of the user's in a traceback, and of a library's below it."""
+    library = ""
+    for frame in getattr(traceback, "frames", ()):  # innermost first
+        file = str(getattr(frame, "file_name", ""))
+        line = f"{os.path.basename(file)}:{getattr(frame, 'line_num', 0)}"
+        whose = _whose(file)
+        if whose == "user":
+            return line, library
+        if whose == "library":
+            library = library or line
+    return "", library
 
 
 @functools.cache

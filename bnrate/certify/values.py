@@ -17,7 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnrate.certify import fields
-from bnrate.certify.facts import NO_REFS, NOTHING, Facts, Placement, Position, Refs, Zeros
+from bnrate.certify.facts import (
+    NO_REFS,
+    NOTHING,
+    Facts,
+    Moves,
+    Position,
+    Refs,
+    Zeros,
+    carried,
+)
 from bnrate.certify.fields import Field
 from bnrate.certify.ledger import Ledger
 
@@ -146,7 +155,7 @@ def constant(array: Any) -> Value:
     real = array.dtype == bool or not jnp.issubdtype(array.dtype, jnp.complexfloating)
     if real and array.size == 1:
         return literal(array.shape, float(array.item()))
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    if not is_floating(array.dtype):
         return data(array.shape)
     facts = Facts(nonnegative=bool((array >= 0).all()), nonzero=bool((array != 0).all()))
     return data(array.shape, facts=facts)
@@ -160,6 +169,18 @@ def literal(shape: Sequence[int], number: float) -> Value:
 def facts_of(number: float) -> Facts:
     """All that is to be known of a number."""
     return Facts(number, is_wild(number), nonnegative=number >= 0, nonzero=number != 0)
+
+
+@functools.cache
+def is_integer(dtype: Any) -> bool:
+    """Whether numbers of this dtype are whole."""
+    return jnp.issubdtype(dtype, jnp.integer)
+
+
+@functools.cache
+def is_floating(dtype: Any) -> bool:
+    """Whether numbers of this dtype are real, and rounded."""
+    return jnp.issubdtype(dtype, jnp.floating)
 
 
 def is_boundless(number: float | None) -> bool:
@@ -210,19 +231,17 @@ def still(ledger: Ledger, block: Block, positions: Iterable[Position], what: str
     )  # fmt: skip
 
 
-def moved(block: Block, axes: tuple[Axis, ...], moves: Mapping[Position, Placement]) -> Block:
-    """The block with positions moved (those not named stay), each to places of its own."""
-
-    def where(position: Position) -> Placement:
-        return moves.get(position, (position,))
-
+def moved(block: Block, axes: tuple[Axis, ...], moves: Moves) -> Block:
+    """The block with positions moved, each to places of its own."""
+    if all(to == (position,) for position, to in moves.items()):
+        return block if axes == block.axes else block._replace(axes=axes)
     return Block(
         axes,
-        fields.moved(block.scale, where) if block.scale else block.scale,
-        fields.moved(block.shift, where) if block.shift else block.shift,
+        fields.moved(block.scale, moves) if block.scale else block.scale,
+        fields.moved(block.shift, moves) if block.shift else block.shift,
         block.cons,
-        frozenset(new for old in block.varies for new in where(old)),
-        block.facts.moved(where),
+        frozenset(carried(block.varies, moves)),
+        block.facts.moved(moves),
     )
 
 
