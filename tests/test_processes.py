@@ -20,8 +20,8 @@ PROCESS = """
 import sys, time
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
-# The others learn after so long, and not after 100 seconds, that one has died.
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), heartbeat_timeout_seconds=3)
+# After so long, and not after 100 seconds, JAX ends the others if one has died.
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), heartbeat_timeout_seconds=10)
 from bnrate import sweep
 from decay import *
 class Slow:
