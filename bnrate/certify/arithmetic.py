@@ -6,7 +6,7 @@ must hold for that.  Those here speak of one block at a time.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -53,6 +53,9 @@ def add(ledger: Ledger, a: Block, b: Block) -> Block:
         return made((a, b), a.scale, shift, _perhaps_cancelled(ledger, a, b, shift), facts)
     first, second = (b, a) if len(b.varies) > len(a.varies) else (a, b)
     met = ledger.vanish(difference, _sum_of(first, second))
+    if a.scale and b.scale and all(isinstance(atom, Token) for atom, _ in difference):
+        # Both may be sums of the same entries.
+        met |= _perhaps_cancelled(ledger, a, b, shift)
     reach = {p for field in (a.scale, b.scale, second.shift) for _, at in field for p in at}
     depends = _sorted(second.varies | reach)
     constant_along = [
@@ -70,11 +73,19 @@ def _perhaps_cancelled(ledger: Ledger, a: Block, b: Block, shift: Field) -> int:
 
     It is so if terms of one scale, or of shifts that cancel, have had different epsilons excused.
     """
-    alone = (a.cons ^ b.cons) & ledger.excusable
-    if not alone or (a.facts.nonnegative and b.facts.nonnegative):
+    alone = excused_apart(ledger, (a, b))
+    if not alone or _both_nonnegative(a, b):
         return 0
     cancelled = len(shift) < len({*a.shift, *b.shift})
     return ledger.hardened(alone) if a.scale or cancelled else 0
+
+
+def excused_apart(ledger: Ledger, blocks: Sequence[Block]) -> int:
+    """The epsilons that were excused in some of the blocks and not in others."""
+    some, every = 0, -1
+    for block in blocks:
+        some, every = some | block.cons, every & block.cons
+    return some & ~every & ledger.excusable
 
 
 def with_epsilon(ledger: Ledger, a: Block, epsilon: Block, what: str, *, above: bool) -> Block:

@@ -12,7 +12,17 @@ from bnrate.certify import fields
 from bnrate.certify.facts import Placement, Position
 from bnrate.certify.fields import Cut, Field, Folded, Line, Token, Unknown
 from bnrate.certify.ledger import Ledger
-from bnrate.certify.values import Axis, Block, Value, moved, replaced, still, unnamed, whole
+from bnrate.certify.values import (
+    Axis,
+    Block,
+    Value,
+    blurred,
+    moved,
+    replaced,
+    still,
+    unnamed,
+    whole,
+)
 
 
 def relabel(value: Value, shape: Sequence[int], to: Mapping[int, int]) -> Value:
@@ -120,18 +130,22 @@ def _restricted(
         sizes = tuple(block.axes[a][j] if a >= 0 else 0 for a, j in placement)
         return Cut(line, placement.index(position), span, sizes)
 
-    found, unknown = {}, {}
+    found: dict = {}
+    unknown = {}
     for (atom, placement), k in field.items():
         if (atom, placement) not in across:
-            found[atom, placement] = k
+            placed = atom, placement
         elif isinstance(atom, Token):
-            found[atom._replace(name=name(frozenset([(atom, 1)]), placement)), placement] = k
+            placed = atom._replace(name=name(frozenset([(atom, 1)]), placement)), placement
         elif span[1] - span[0] == 1:
             at = placement.index(position)
-            found[atom.entry(at, span[0]), (*placement[:at], *placement[at + 1 :])] = k
+            placed = atom.entry(at, span[0]), (*placement[:at], *placement[at + 1 :])
         else:
             unknown[atom, placement] = k
-    return {**found, **ledger.tokens(unknown, "a slice of a per-index scaling", name)}
+            continue
+        found[placed] = found.get(placed, 0) + k  # entries of two positions may be of one unknown
+    found = {placed: k for placed, k in found.items() if k}
+    return fields.add(found, ledger.tokens(unknown, "a slice of a per-index scaling", name))
 
 
 def refactor(ledger: Ledger, block: Block, axis: int, finer: Axis) -> Block:
@@ -270,5 +284,5 @@ def merge(ledger: Ledger, value: Value, axis: int, join: Callable[..., Block], w
     for index, blocks in rows.items():
         block = join(*alike(ledger, blocks))
         position = frozenset([(axis, 0)]) if single else frozenset()
-        joined[index] = unnamed(block)._replace(varies=block.varies | position)
+        joined[index] = blurred(unnamed(block)._replace(varies=block.varies | position))
     return Value(cuts, joined)

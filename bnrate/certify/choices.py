@@ -7,12 +7,11 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from bnrate.certify import fields
-from bnrate.certify.arithmetic import awaiting, lengths_of, with_epsilon
+from bnrate.certify.arithmetic import awaiting, excused_apart, lengths_of, with_epsilon
 from bnrate.certify.equations import Equation
-from bnrate.certify.facts import NO_REFS, Facts, Guard, Pending, meet
+from bnrate.certify.facts import NO_REFS, NOTHING, Facts, Guard, Pending, meet
 from bnrate.certify.fields import Stopped
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import (
@@ -25,7 +24,16 @@ from bnrate.certify.pointwise import (
     stretched,
     unmarked,
 )
-from bnrate.certify.values import Block, facts_of, fixed, is_boundless, settle
+from bnrate.certify.values import (
+    Block,
+    as_dtype,
+    blurred,
+    facts_of,
+    fixed,
+    is_boundless,
+    settle,
+    told,
+)
 
 _STOPPED = "the gradient of a value that scales is stopped"
 # Of "v OP 0", for a v that is positive where it is not zero.
@@ -46,6 +54,8 @@ def either(ledger: Ledger, what: str, *blocks: Block) -> Block:
     met = 0
     for block in solid:
         met |= ledger.vanish(fields.add(block.scale, first.scale, -1), what)
+    if first.scale or first.shift:  # entries that differ by epsilons may yet cancel
+        met |= ledger.hardened(excused_apart(ledger, [b for b in solid if b.facts.literal is None]))
     facts = Facts(
         wild=not solid,
         nonnegative=all(b.facts.nonnegative for b in blocks),
@@ -57,7 +67,7 @@ def either(ledger: Ledger, what: str, *blocks: Block) -> Block:
     )  # fmt: skip
     chosen = made(blocks, first.scale, first.shift, met, facts)
     pending = [p for b in blocks for p in b.facts.pending]
-    return awaiting(chosen, met | soft_of(*blocks), pending) if pending else chosen
+    return blurred(awaiting(chosen, met | soft_of(*blocks), pending)) if pending else chosen
 
 
 def maximum(ledger: Ledger, a: Block, b: Block) -> Block:
@@ -109,12 +119,11 @@ def select(
     guard = predicate.facts.guard
     if guard and len(cases) == 2:
         usual, other = cases[int(guard.usually)], cases[1 - int(guard.usually)]
-        if _differ(usual, other):
+        if _differ(usual, other) and not usual.facts.wild:
             return _guarded(ledger, what, guard, predicate, usual, other)
     chosen = either(ledger, what, *cases)
-    return made((predicate, chosen), chosen.scale, chosen.shift, facts=chosen.facts).demanding(
-        predicate.cons
-    )
+    chosen = chosen.demanding(predicate.cons)
+    return blurred(made((predicate, chosen), chosen.scale, chosen.shift, facts=chosen.facts))
 
 
 def _differ(usual: Block, other: Block) -> bool:
@@ -127,9 +136,9 @@ def _guarded(
     ledger: Ledger, what: str, guard: Guard, predicate: Block, usual: Block, other: Block
 ) -> Block:
     """The usual case, or another where some value is zero (see `Guard`)."""
-    usual, other = (settle(ledger, b, what) for b in (usual, other))
-    if not usual.facts.wild:
-        usual = unmarked(ledger, usual)
+    usual, other = (unmarked(ledger, settle(ledger, b, what)) for b in (usual, other))
+    # Wherever the condition varies, some entries may be of the one and some of the other.
+    usual, other = (b.only_knowing(b.facts.blurred(predicate.varies)) for b in (usual, other))
     difference = fields.add(other.scale, usual.scale, -1)
     eps, hard = ledger.epsilon(difference, other.facts.literal or 0.0, "a guard against zero")
     lengths = lengths_of(ledger, predicate, usual, other)
@@ -163,6 +172,7 @@ def _guarded(
 
 def compare(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
     """A comparison of values that scale and shift alike; 0 and inf scale like anything."""
+    a, b = (told(ledger, x, "a comparison") for x in (a, b))
     if a.shift != b.shift:
         a, b = (settle(ledger, x, "a comparison of a shifted value") for x in (a, b))
     name: str = eqn.primitive.name
@@ -170,8 +180,6 @@ def compare(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
     if number is None:
         number, x, other, name = a.facts.literal, b, a, _MIRRORED.get(name, name)
     what = "a comparison of values that scale differently"
-    if not all(_ample(v.aval.dtype) for v in eqn.invars):  # what is small becomes 0
-        return made((a, b), cons=ledger.vanish(fields.add(b.scale, a.scale, -1), what))
     signless = name in ("eq", "ne")
     if number == 0 and (signless or (x.facts.nonnegative and name in ("gt", "le"))):
         guard = Guard(_USUALLY[name], cons_of(a, b), 0, 0, (x.zeros,))
@@ -188,6 +196,7 @@ def compare(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
 
 def in_total_order(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
     """A comparison that orders zeros by sign, and nan: of values that scale and shift alike."""
+    a, b = (told(ledger, x, "a comparison") for x in (a, b))
     if a.shift != b.shift:
         a, b = (settle(ledger, x, "a comparison of a shifted value") for x in (a, b))
     if a.facts.wild or b.facts.wild:
@@ -218,12 +227,13 @@ def both(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
 
 def sign(ledger: Ledger, a: Block) -> Block:
     """The sign forgets the scale."""
-    a = settle(ledger, a, "the sign of a shifted value")
+    a = told(ledger, settle(ledger, a, "the sign of a shifted value"), "a sign")
     return Block(a.axes, {}, {}, a.cons, a.varies, Facts(factors=a.factors))
 
 
 def is_finite(ledger: Ledger, a: Block) -> Block:
     """In real arithmetic a rescaled or shifted number is finite as before."""
+    a = told(ledger, a, "whether a number is finite")
     return Block(a.axes, {}, {}, a.cons, a.varies)
 
 
@@ -246,6 +256,7 @@ def remainder(ledger: Ledger, a: Block, b: Block) -> Block:
 
 def angle(ledger: Ledger, a: Block, b: Block) -> Block:
     """The angle of two values that scale alike does not scale."""
+    a, b = (told(ledger, x, "an angle") for x in (a, b))
     pair = _of_pair(ledger, "an angle of values that scale differently", a, b)
     return pair._replace(scale={})
 
@@ -261,6 +272,7 @@ def _of_pair(ledger: Ledger, what: str, a: Block, b: Block) -> Block:
 
 def reduce_precision(ledger: Ledger, eqn: Equation, a: Block) -> Block:
     """Fewer bits: of bfloat16's and float16's numbers on they stand for real ones."""
+    ledger.narrow |= eqn.params["exponent_bits"] < 8
     if eqn.params["exponent_bits"] >= 5 and eqn.params["mantissa_bits"] >= 7:
         return a if eqn.params["exponent_bits"] >= 8 else a.only_knowing()
     return fixed(ledger, a, "a rounding").only_knowing()
@@ -275,10 +287,11 @@ def convert(ledger: Ledger, eqn: Equation, a: Block) -> Block:
     if jnp.issubdtype(to, jnp.complexfloating):
         return a.only_knowing(a.facts._replace(literal=None, nonnegative=False, guard=None))
     if a.facts.literal is not None:
-        return a.only_knowing(facts_of(float(np.asarray(a.facts.literal).astype(to))))
+        number = as_dtype(a.facts.literal, to)
+        return a.only_knowing(NOTHING if number is None else facts_of(number))
     if to == jnp.float16 and before != jnp.float16 and _wide(before):
         factors, positive = a.factors, a.facts.nonnegative  # small numbers become 0
-        facts = a.facts._replace(symbol=None, nonzero=False, over=NO_REFS, factors=factors)
+        facts = a.facts.rounded()._replace(symbol=None, over=NO_REFS, factors=factors)
         return a.only_knowing(facts._replace(nonnegative=positive))
     if to == before or (_wide(to) and _wide(before)):
         return a
@@ -314,11 +327,6 @@ def stop_gradient(ledger: Ledger, a: Block) -> Block:
         )
     facts = a.facts._replace(symbol=None, over=a.over, factors=a.factors)
     return Block(a.axes, scale, shift, a.cons, a.varies, facts)
-
-
-def _ample(dtype: Any) -> bool:
-    """Whether the exponents of this dtype are those of float32 or better, if it has exponents."""
-    return not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).nexp >= 8
 
 
 def _wide(dtype: Any) -> bool:

@@ -18,7 +18,18 @@ from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES
 from bnrate.certify.shapes import joined, uniform
 from bnrate.certify.sums import summed, total
-from bnrate.certify.values import Block, Value, data, moved, replaced, settle, still, unnamed, whole
+from bnrate.certify.values import (
+    Block,
+    Value,
+    blurred,
+    data,
+    moved,
+    replaced,
+    settle,
+    still,
+    unnamed,
+    whole,
+)
 
 _SHARDS = "shards that scale differently"
 
@@ -42,7 +53,9 @@ def on_each_shard(rule: Rule) -> Rule:
 
 
 def _differing(value: Value, along: frozenset[Position]) -> Value:
-    return value.each(lambda b: b._replace(varies=b.varies | along))
+    return value.each(
+        lambda b: b if along <= b.varies else blurred(b._replace(varies=b.varies | along))
+    )
 
 
 def shard_map(read: Read) -> Rule:

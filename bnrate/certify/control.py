@@ -16,7 +16,17 @@ from bnrate.certify.ledger import Ledger
 from bnrate.certify.registry import reference_of
 from bnrate.certify.shapes import joined, uniform
 from bnrate.certify.source import differentiated_by_jax
-from bnrate.certify.values import Block, Value, fixed, moved, settle, still, unnamed, whole
+from bnrate.certify.values import (
+    Block,
+    Value,
+    blurred,
+    fixed,
+    moved,
+    settle,
+    still,
+    unnamed,
+    whole,
+)
 
 # Reads a closed or open jaxpr: (ledger, jaxpr, values) -> values.
 Read = Callable[[Ledger, Any, Sequence[Value]], list[Value]]
@@ -194,7 +204,7 @@ def _left(value: Value, hidden: int, length: int, factors: tuple[int, ...]) -> V
         moves = {p: ((p[0] + 1, p[1]),) for p in block.positions}
         moves |= {(hidden, j): ((0, j),) for j in range(len(factors))}
         block = moved(unnamed(block), (factors, *block.axes), moves)
-        return block._replace(varies=block.varies | set(block.along([0])))
+        return blurred(block._replace(varies=block.varies | set(block.along([0]))))
 
     blocks = {(0, *index): rule(block) for index, block in value.blocks.items()}
     return Value(((length,), *value.cuts), blocks)

@@ -11,7 +11,7 @@ variance); `factors` are refs where whose being zero makes the block zero.  A qu
 a norm of it needs no excuse for the norm's zeros: there the value is zero too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -103,6 +103,26 @@ class Facts(NamedTuple):
     def of_entries(self) -> "Facts":
         """What is true of any choice of the entries, in any order."""
         return Facts(self.literal, self.wild, None, self.nonnegative, self.nonzero)
+
+    def rounded(self) -> "Facts":
+        """What is true once small numbers have become 0."""
+        return self._of_zeros(lambda zeros: zeros._replace(null=False))._replace(nonzero=False)
+
+    def blurred(self, varies: frozenset[Position]) -> "Facts":
+        """The facts where what is pending may be different along more positions."""
+        return self._of_zeros(lambda zeros: zeros._replace(varies=zeros.varies | varies))
+
+    def unnamed(self) -> "Facts":
+        """What is true of any choice of the entries, in any order, and what is pending."""
+        pending = self._of_zeros(lambda zeros: zeros._replace(over=NO_REFS, of=None)).pending
+        return self.of_entries()._replace(pending=pending, soft=self.soft)
+
+    def _of_zeros(self, change: Callable[[Zeros], Zeros]) -> "Facts":
+        if not self.pending:
+            return self
+        return self._replace(
+            pending=tuple(p._replace(zeros=tuple(map(change, p.zeros))) for p in self.pending)
+        )
 
     def positions(self) -> set[Position]:
         """All positions that the facts are about."""

@@ -51,10 +51,14 @@ class Unknown(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A number that vanishes wherever its obligations (a mask of constraints) are met."""
+    """A number that vanishes wherever its obligations (a mask of constraints) are met.
+
+    `finite`: it is neither infinite nor nan, which the difference that an operand makes may be.
+    """
 
     name: Hashable
     obligations: int
+    finite: bool = False
 
 
 Atom = Unknown | Token
@@ -121,6 +125,16 @@ def on(field: Field, positions: Iterable[Position]) -> Field:
 def off(field: Field, part: Field) -> Field:
     """The field without some of its atoms."""
     return {placed: k for placed, k in field.items() if placed not in part}
+
+
+def perhaps_infinite(field: Field) -> Field:
+    """Those of its atoms that are not known to be finite."""
+    return {placed: k for placed, k in field.items() if not is_finite(placed[0])}
+
+
+def is_finite(atom: Atom) -> bool:
+    """Whether an atom is a finite number, as an exponent is."""
+    return isinstance(atom, Unknown) or atom.finite
 
 
 def line(part: Mapping[Atom, linear.Number]) -> tuple[Line, linear.Number]:

@@ -6,9 +6,11 @@ loss does not depend on (dead code, auxiliary outputs, terms that cancel) then c
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from bnrate.certify import fields, linear
@@ -71,6 +73,7 @@ class Ledger:
     free: set[int] = dataclasses.field(default_factory=set)  # names of independent numbers
     real: bool = True  # no complex number is about
     double: bool = False  # some number about is of 64 bits
+    narrow: bool = False  # some number of the program has few bits of exponent
     for_gradient: bool = False  # what is demanded now, is demanded by the gradient only
     foreign: bool = False  # inside of a function of JAX
     equation: Equation | None = None  # the innermost that is not
@@ -86,6 +89,7 @@ class Ledger:
         self.primitive = eqn.primitive.name
         self.real = not any(getattr(dtype, "kind", "") == "c" for dtype in dtypes)
         self.double = _FLOAT64 in dtypes
+        self.narrow |= any(map(_is_narrow, dtypes))
         if not self.foreign:
             self.equation = eqn
 
@@ -103,11 +107,11 @@ class Ledger:
         return self.sites[id(self.equation)]
 
     def token(
-        self, obligations: int, positions: Iterable[Position], name: Hashable = None
+        self, obligations: int, positions: Iterable[Position], finite: bool = False
     ) -> tuple[Token, Placement]:
         """A new token that varies along these positions, and from step to step of a scan."""
-        name = self.names.fresh() if name is None else name
-        return Token(name, obligations), tuple(sorted({*positions, *self.steps}))
+        token = Token(self.names.fresh(), obligations, finite)
+        return token, tuple(sorted({*positions, *self.steps}))
 
     @contextlib.contextmanager
     def of_gradient(self) -> Iterator[None]:
@@ -127,7 +131,8 @@ class Ledger:
         for placement, part in parts.items():
             met = self.vanish({(atom, placement): k for atom, k in part.items()}, what)
             line, k = fields.line(part)
-            found[Token(name(line, placement), met), placement] = k
+            finite = all(map(fields.is_finite, part))
+            found[Token(name(line, placement), met, finite), placement] = k
         return found
 
     def mark(self, leaf: int, block: tuple[int, ...]) -> int:
@@ -151,25 +156,26 @@ class Ledger:
         """The constraints under which a field vanishes: those that an epsilon excuses, and hard."""
         rows, mask = _rows(field)
         rows = [*rows, *(self.constraints[bit].row for bit in self.bits(mask))]
-        eps = hard = 0
+        # Nothing excuses the mark of a leaf.
+        eps = hard = self.marks(mask)
         for row in filter(None, rows):
             known = Constraint(row, "eps", what, self.primitive, self.site, value)
             one, other = self._enter(known), self._enter(known._replace(kind="hard"))
             self._twins[one] = other
             eps, hard = eps | one, hard | other
-        self.excusable |= eps
+        self.excusable |= eps & ~self.marks(eps)
         return eps, hard
 
     def hardened(self, eps: int) -> int:
         """The same constraints without an excuse."""
         mask = 0
         for bit in self.bits(eps):
-            mask |= self._twins[1 << bit]
+            mask |= self._twins.get(1 << bit, 1 << bit)
         return mask
 
-    def marked(self, mask: int) -> bool:
-        """Whether the mask holds the mark of a leaf."""
-        return any(self.constraints[bit].kind == "leaf" for bit in self.bits(mask))
+    def marks(self, mask: int) -> int:
+        """The marks of leaves in a mask."""
+        return sum(1 << bit for bit in self.bits(mask) if self.constraints[bit].kind == "leaf")
 
     def bits(self, mask: int) -> list[int]:
         """The numbers of the constraints in a mask, in program order."""
@@ -212,6 +218,12 @@ class Ledger:
                 bit = 1 << self._known[known]
                 self._zero[unknown] = self._zero.get(unknown, 0) | bit
         return 1 << self._known[known]
+
+
+@functools.cache
+def _is_narrow(dtype: Any) -> bool:
+    """Whether a dtype is of floats that overflow or vanish where those of float32 do not."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).nexp < 8
 
 
 def key(constraint: Constraint) -> Hashable:

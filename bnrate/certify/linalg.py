@@ -17,13 +17,46 @@ from bnrate.certify.axes import map_blocks, relabel
 from bnrate.certify.equations import Equation
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.shapes import bare_block, joined, resized, uniform
-from bnrate.certify.source import defined_in_jax
+from bnrate.certify.source import defined_in_jax, is_lambda_of_jax
 from bnrate.certify.values import Block, Value, data, fixed, settle
 
 _ENTRIES = "a factorisation of entries that scale differently"
 _SOLVED = "a system of equations that scale differently"
 
 Read = Callable[..., list[Value]]
+
+
+def of_triangle(*degrees: Fraction | int) -> Callable[..., list[Value]]:
+    """A rule for factors of a symmetric matrix, of which one triangle is read.
+
+    JAX's derivative reads both: it is that of the value only if the matrix is surely symmetric.
+    """
+    general = factors(*degrees)
+
+    def rule(ledger: Ledger, eqn: Equation, a: Value) -> list[Value]:
+        if ledger.gradient and not _is_symmetric(ledger, a):
+            with ledger.of_gradient():
+                return uniform(ledger, eqn, a)
+        return general(ledger, eqn, a)
+
+    return rule
+
+
+def _is_symmetric(ledger: Ledger, a: Value) -> bool:
+    """Whether a value is the sum of matrices and their transposes, by name."""
+    block = a.only
+    symbol = block.facts.symbol if block else None
+    if block is None or symbol is None:
+        return False
+    rows, columns = (block.along([axis]) for axis in (len(a.cuts) - 2, len(a.cuts) - 1))
+    if len(rows) != 1 or len(columns) != 1 or symbol[1].at != tuple(block.positions):
+        return False
+    swapped = {len(symbol[1].at) - 2: len(symbol[1].at) - 1}
+    swapped |= {j: i for i, j in swapped.items()}
+    match ledger.names.meaning(symbol[1].name):
+        case ("combination", name, at, ((1, other, where),), _):
+            return other == name and where == tuple(swapped.get(i, i) for i in at)
+    return False
 
 
 def factors(*degrees: Fraction | int) -> Callable[..., list[Value]]:
@@ -80,16 +113,21 @@ def linear_solve(read: Read) -> Callable[..., Value | list[Value]]:
 
 
 def _is_exact(solve: Any) -> bool:
-    """Whether a solver is JAX's own and solves triangles, rather than iterates."""
-    names = _operations(getattr(solve, "jaxpr", solve))
-    return defined_in_jax(solve) and "triangular_solve" in names and "while" not in names
+    """Whether a solver is JAX's own of triangles L and U, the factors of the whole matrix.
+
+    Others iterate, or (Cholesky's) use one triangle of the matrix, while its derivative uses all.
+    """
+    triangles = {("triangular_solve", True), ("triangular_solve", False)}
+    operations = _operations(getattr(solve, "jaxpr", solve))
+    known = is_lambda_of_jax(solve) and triangles <= operations
+    return known and ("while", False) not in operations
 
 
-def _operations(jaxpr: Any) -> set[str]:
-    """The names of all operations of a program."""
+def _operations(jaxpr: Any) -> set[tuple[str, bool]]:
+    """The names of all operations of a program, and whether they are of unit diagonal."""
     found = set()
     for eqn in jaxpr.eqns:
-        found.add(eqn.primitive.name)
+        found.add((eqn.primitive.name, bool(eqn.params.get("unit_diagonal"))))
         for part in jax.tree.leaves(list(eqn.params.values())):
             part = getattr(part, "jaxpr", part)
             found |= _operations(part) if hasattr(part, "eqns") else set()

@@ -117,7 +117,7 @@ def unmarked(ledger: Ledger, a: Block) -> Block:
     """The block without the tokens of leaves that may have no effect: no epsilon excuses them."""
     tokens: Field = {
         (atom, at): k for (atom, at), k in a.scale.items()
-        if isinstance(atom, Token) and ledger.marked(atom.obligations)
+        if isinstance(atom, Token) and ledger.marks(atom.obligations)
     }  # fmt: skip
     if not tokens:
         return a

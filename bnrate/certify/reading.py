@@ -31,7 +31,6 @@ from bnrate.certify.values import (
     fixed,
     is_floating,
     place_of,
-    unnamed,
     whole,
 )
 
@@ -191,6 +190,7 @@ class _Reader:
         self.pure: dict[int, Any] = {}  # programs that write to no arrays; so their parts live on
         self.sites: dict[int, Site] = {}  # of equations
         self.literals: dict[int, Value] = {}
+        self.narrow = False  # whether some number of the program has few bits of exponent
 
     def loss(
         self,
@@ -200,7 +200,7 @@ class _Reader:
         gradient: bool = True,
     ) -> _Demands:
         """Read a program whose result must be invariant, and its gradient orthogonal."""
-        ledger = Ledger(gradient=gradient, sites=self.sites)
+        ledger = Ledger(gradient=gradient, sites=self.sites, narrow=self.narrow)
         shapes = zip(structures, coupled, strict=True)
         leaves = [leaf(ledger, i, structure, axes) for i, (structure, axes) in enumerate(shapes)]
         inputs = closed.jaxpr.invars[len(leaves) :]
@@ -208,6 +208,9 @@ class _Reader:
         consts = [constant(c) for c in closed.consts]
         (loss,) = self.open(ledger, closed.jaxpr, consts, [*leaves, *others])
         ledger.equation, ledger.primitive = None, "loss"
+        if ledger.narrow and not self.narrow:  # what was concluded before is not sure
+            self.narrow = True
+            return self.loss(closed, structures, coupled, gradient)
         mask = fixed(ledger, loss.blocks[()], LOSS).cons
         return _Demands([ledger.constraints[bit] for bit in ledger.bits(mask)], ledger.splits)
 
@@ -265,8 +268,8 @@ def _within(eqn: Equation, var: Any, value: Value) -> Value:
 
 def _underflowing(block: Block) -> Block:
     """The block of numbers that may become 0 where real ones would not."""
-    factors, block = block.factors, unnamed(block)
-    return block.knowing(nonnegative=False, nonzero=False, factors=factors)
+    facts = block.facts.unnamed().rounded()
+    return block.only_knowing(facts._replace(nonnegative=False, factors=block.factors))
 
 
 def _check_pure(jaxpr: Any) -> None:
@@ -291,7 +294,7 @@ def _named(ledger: Ledger, value: Value) -> Value:
             facts = facts._replace(symbol=(1, Ref(name, place_of(ledger, block))))
         return Block(block.axes, scale, shift, block.cons, block.varies, facts)
 
-    return coalesced(value).each(rule)
+    return coalesced(ledger, value).each(rule)
 
 
 def _refined(

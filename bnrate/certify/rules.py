@@ -133,9 +133,9 @@ _SUMS: dict[str, Rule] = {
 }
 
 _LINALG: dict[str, Rule] = {
-    "cholesky": linalg.factors(Fraction(1, 2)),
+    "cholesky": linalg.of_triangle(Fraction(1, 2)),
     "qr": linalg.factors(0, 1),
-    "eigh": linalg.factors(0, 1),
+    "eigh": linalg.of_triangle(0, 1),
     "eig": linalg.factors(1),
     "svd": linalg.factors(1),
     "lu": linalg.lu,

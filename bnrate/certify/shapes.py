@@ -17,12 +17,14 @@ from bnrate.certify.values import (
     Axis,
     Block,
     Value,
+    blurred,
     data,
     fixed,
     moved,
     replaced,
     settle,
     still,
+    told,
     unnamed,
     whole,
 )
@@ -234,7 +236,7 @@ def _one_segment(ledger: Ledger, parts: list[Value], axis: int, total: int) -> V
     for index, blocks in align(ledger, bare):
         blocks = [resized_block(block, axis, total) for block in blocks]
         row = either(ledger, _MIXED, *blocks)
-        rows[index] = row._replace(varies=row.varies | set(blocks[0].along([axis])))
+        rows[index] = blurred(row._replace(varies=row.varies | set(blocks[0].along([axis]))))
     cuts = [_cut_of(bare, a) for a in range(len(shape))]
     return Value(tuple(replaced(tuple(cuts), axis, (total,))), rows)
 
@@ -338,7 +340,7 @@ def _picked(
         cons |= fixed(ledger, block, "an index").cons
     picked = relabel(a, shape, {d: kept[d] for d in kept})
     return picked.each(
-        lambda b: unnamed(b).demanding(cons, varies=frozenset(b.positions) | b.varies)
+        lambda b: blurred(unnamed(b).demanding(cons, varies=frozenset(b.positions) | b.varies))
     )
 
 
@@ -352,10 +354,10 @@ def argument(ledger: Ledger, eqn: Equation, a: Value) -> Value:
         a = resized(a, axis, 1)
     kept = [axis for axis in range(len(a.cuts)) if axis not in gone]
     a = relabel(a, shape, {old: new for new, old in enumerate(kept)})
-    return a.each(lambda b: _told(ledger, b))
+    return a.each(lambda b: _place_of(told(ledger, b, "an order")))
 
 
-def _told(ledger: Ledger, block: Block) -> Block:
+def _place_of(block: Block) -> Block:
     return Block(block.axes, {}, {}, block.cons, frozenset(block.positions))
 
 

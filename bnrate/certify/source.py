@@ -63,6 +63,11 @@ def defined_in_jax(jaxpr: Any) -> bool:
     return f" at {_JAX}" in _origin(getattr(jaxpr, "jaxpr", jaxpr))
 
 
+def is_lambda_of_jax(jaxpr: Any) -> bool:
+    """Whether a called function is nameless in JAX: nobody else can have passed it."""
+    return _origin(getattr(jaxpr, "jaxpr", jaxpr)).startswith(f"<lambda> at {_JAX}")
+
+
 def differentiated_by_jax(eqn: Equation) -> bool:
     """Whether a custom call is one of JAX's own functions with its own derivative rule, like relu.
 

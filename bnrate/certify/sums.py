@@ -24,6 +24,7 @@ from bnrate.certify.values import (
     place_of,
     settle,
     still,
+    told,
 )
 
 
@@ -54,7 +55,7 @@ def total(
     varying: dict = {}
     for (atom, at), k in block.shift.items():
         if not gone.intersection(at):
-            kept[atom, at] = k * count
+            kept[atom, at] = kept.get((atom, at), 0) + k * count
         elif (found := _summed_cross(ledger, atom, at, block, gone)) is not None:
             term, times = found
             kept = dict(fields.add(kept, {term: k * times}))
@@ -124,7 +125,7 @@ def _common_scale(ledger: Ledger, block: Block, gone: set[Position], what: str) 
     if block.shift or not block.facts.nonnegative:
         return block.demanding(met, scale=rest)
     at = {p for _, placement in across for p in placement} | block.varies
-    factor = ledger.token(met, at - gone)
+    factor = ledger.token(met, at - gone, not fields.perhaps_infinite(across))
     return block._replace(scale=fields.add(rest, {factor: 1}))
 
 
@@ -389,7 +390,7 @@ def sort(ledger: Ledger, eqn: Equation, *operands: Value) -> list[Value]:
     cons = 0
     for key in operands[: eqn.params["num_keys"]]:
         for block in key.blocks.values():
-            cons |= block.cons
+            cons |= told(ledger, block, "an order").cons
     return [a.each(lambda b: varying(b, range(len(b.axes))).demanding(cons)) for a in operands]
 
 
@@ -415,5 +416,5 @@ def top_k(ledger: Ledger, eqn: Equation, a: Value) -> list[Value]:
     a = a.each(lambda b: varying(b, [axis]))
     cons = 0
     for block in a.blocks.values():
-        cons |= block.cons
+        cons |= told(ledger, block, "an order").cons
     return [a, data(shape, cons)]

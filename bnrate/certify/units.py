@@ -116,6 +116,8 @@ class Units:
                     }  # fmt: skip
                     if len({j for j, *_ in seats}) == len(seats) == 1:
                         ((j, axis, factor),) = seats
+                        if factor >= 0 and len({block[axis] for block in pieces[j].blocks}) > 1:
+                            return ()  # other segments have other factors
                         found[j] = Place(axis, factor)
                         waiting.append(j)
         return tuple(found[i] for i in range(len(pieces))) if len(found) == len(pieces) else ()

@@ -18,7 +18,6 @@ import numpy as np
 
 from bnrate.certify import fields
 from bnrate.certify.facts import (
-    NO_REFS,
     NOTHING,
     Facts,
     Moves,
@@ -30,6 +29,7 @@ from bnrate.certify.facts import (
 from bnrate.certify.fields import Field
 from bnrate.certify.ledger import Ledger
 
+_LARGEST_EXACT = 2**53  # of whole numbers as floats
 _HUGE = 1e30  # masks are filled with the lowest number of the dtype, in place of -inf
 
 Axis = tuple[int, ...]  # the lengths of segments, or of a segment's factors
@@ -154,7 +154,8 @@ def constant(array: Any) -> Value:
     array = np.asarray(array)
     real = array.dtype == bool or not jnp.issubdtype(array.dtype, jnp.complexfloating)
     if real and array.size == 1:
-        return literal(array.shape, float(array.item()))
+        number = as_dtype(float(array.item()), array.dtype)
+        return data(array.shape) if number is None else literal(array.shape, number)
     if not is_floating(array.dtype):
         return data(array.shape)
     facts = Facts(nonnegative=bool((array >= 0).all()), nonzero=bool((array != 0).all()))
@@ -181,6 +182,15 @@ def is_integer(dtype: Any) -> bool:
 def is_floating(dtype: Any) -> bool:
     """Whether numbers of this dtype are real, and rounded."""
     return jnp.issubdtype(dtype, jnp.floating)
+
+
+def as_dtype(number: float, dtype: Any) -> float | None:
+    """The number as a dtype holds it; None for a whole number that it does not hold exactly."""
+    if not is_integer(dtype):
+        return float(np.asarray(number).astype(dtype))
+    bounds = jnp.iinfo(dtype)
+    whole = abs(number) < _LARGEST_EXACT and number == int(number)
+    return float(number) if whole and bounds.min <= number <= bounds.max else None
 
 
 def is_boundless(number: float | None) -> bool:
@@ -219,6 +229,23 @@ def fixed(ledger: Ledger, block: Block, what: str) -> Block:
     return block.demanding(ledger.vanish(block.scale, what), scale={}) if block.scale else block
 
 
+def told(ledger: Ledger, block: Block, what: str) -> Block:
+    """The block of which something is told that a positive factor or a shift leaves alone.
+
+    It must be finite for that; and where numbers have few bits, nothing may scale.
+    """
+    if ledger.narrow:
+        return fixed(ledger, block, f"{what} among numbers of few bits")
+    scale, shift = fields.perhaps_infinite(block.scale), fields.perhaps_infinite(block.shift)
+    if not (scale or shift):
+        return block
+    what = f"{what} of a value that is shifted by what may be infinite"
+    return block.demanding(
+        ledger.vanish(scale, what) | ledger.vanish(shift, what),
+        scale=fields.off(block.scale, scale), shift=fields.off(block.shift, shift),
+    )  # fmt: skip
+
+
 def still(ledger: Ledger, block: Block, positions: Iterable[Position], what: str) -> Block:
     """The block with scale and shift constant along some positions."""
     positions = list(positions)
@@ -247,16 +274,12 @@ def moved(block: Block, axes: tuple[Axis, ...], moves: Moves) -> Block:
 
 def unnamed(block: Block) -> Block:
     """The block as a choice of its entries: nothing is known of which is which."""
-    return block.only_knowing(_of_entries(block))
+    return block.only_knowing(block.facts.unnamed())
 
 
-def _of_entries(block: Block) -> Facts:
-    facts = block.facts.of_entries()
-    pending = tuple(
-        p._replace(zeros=tuple(z._replace(over=NO_REFS, of=None) for z in p.zeros))
-        for p in block.facts.pending
-    )
-    return facts._replace(pending=pending, soft=block.facts.soft)
+def blurred(block: Block) -> Block:
+    """The block as a mixture: what is pending may be different wherever the block varies."""
+    return block.only_knowing(block.facts.blurred(block.varies))
 
 
 def replaced(items: tuple, at: int, new: Any) -> tuple:

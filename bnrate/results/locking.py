@@ -76,13 +76,16 @@ def is_locked(folder: str | Path) -> bool:
 
 def _acquire(path: Path) -> BinaryIO | None:
     """The file, locked and signed; None if somebody else keeps it locked."""
-    for _ in range(_ATTEMPTS):
+    attempts = 0
+    while attempts < _ATTEMPTS:
         file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115
         try:
             # Who empties the folder in between leaves us with the lock of a file that is gone.
             if _try_lock(file) and _is_file_of(file, path):
                 _write(file, _signature())
                 return file
+            # Whoever only asks shares the lock, and holds it for an instant: that does not count.
+            attempts += not _try_lock(file, shared=True)
         except BaseException:
             file.close()
             raise
