@@ -24,6 +24,7 @@ import numpy as np
 from special import EXCUSES, SPECIAL
 from special_families import FAMILIES
 from special_found import FOUND, FOUND_EXCUSES
+from special_mixtures import MIXED_EXCUSES, MIXTURES
 from special_names import NAME_EXCUSES, NAMES
 from special_zeros import ZERO_EXCUSES, ZEROS
 from syntax import In, copied, rebuilt
@@ -34,8 +35,8 @@ from bnrate import groups as gr
 
 ROOT = Path(bnrate.__file__).parent / "certify"
 PACKAGE = "mutant"
-EXACT = SPECIAL | FOUND | FAMILIES | ZEROS | NAMES
-EXCUSED = EXCUSES | FOUND_EXCUSES | ZERO_EXCUSES | NAME_EXCUSES
+EXACT = SPECIAL | FOUND | FAMILIES | ZEROS | NAMES | MIXTURES
+EXCUSED = EXCUSES | FOUND_EXCUSES | ZERO_EXCUSES | NAME_EXCUSES | MIXED_EXCUSES
 
 
 class Mutation(NamedTuple):

@@ -95,7 +95,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a comparison of different shifts": Mutation(
         In("choices.compare").replace("a.shift != b.shift", "False"),
-        caught="comparison of a shifted value",
+        caught="comparison of a logarithm",
     ),
     "a comparison with an epsilon counts as nothing": Mutation(
         In("choices.compare").replace("ledger.epsilon(...)", "(0, 0)"),
@@ -105,7 +105,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("choices.clamp").replace("ledger.gradient", "False"), caught="clamp to itself"
     ),
     "sign of a shifted value": Mutation(
-        In("choices.sign").delete("a = settle(...)"), caught="sign of a shifted value"
+        In("choices.sign").replace("settle(...)", "a"), caught="sign of a logarithm"
     ),
     "absolute value of a shifted value": Mutation(
         In("choices.absolute").delete("a = settle(...)"),
@@ -152,9 +152,6 @@ MUTATIONS: dict[str, Mutation] = {
         ),
         caught="product with one sign",
     ),
-    "epsilons excuse leaves without effect": Mutation(
-        In("pointwise.unmarked").assign("tokens", "{}"), caught="softmax with an epsilon"
-    ),
     "results forget an operand's constraints": Mutation(
         In("pointwise.made").replace("cons_of(*operands)", "operands[0].cons"), caught="lax.map"
     ),
@@ -194,7 +191,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("shapes.argument").replace("joined(...)", "a"), caught="argmax"
     ),
     "argmax forgets constraints": Mutation(
-        In("shapes._told").replace("block.cons", "0"), caught="lookup by sin"
+        In("shapes._place_of").replace("block.cons", "0"), caught="lookup by sin"
     ),
     "a write of different scales": Mutation(In("writes.replace").returns("old"), caught="write"),
     "an index of a write is unchecked": Mutation(
@@ -213,7 +210,7 @@ MUTATIONS: dict[str, Mutation] = {
         caught="sum with one sign",
     ),
     "a positive factor of a sum is constant": Mutation(
-        In("sums._common_scale").replace("ledger.token(met, _)", "ledger.token(met, ())"),
+        In("sums._common_scale").replace("ledger.token(met, _, _)", "ledger.token(met, (), True)"),
         caught="sums of squares",
     ),
     "a summed token counts once": Mutation(
@@ -352,8 +349,8 @@ MUTATIONS: dict[str, Mutation] = {
     "epsilons forget the obligations of tokens": Mutation(
         In("ledger.Ledger.epsilon").delete("rows = ..."), caught="comparison with an epsilon"
     ),
-    "no leaf is marked": Mutation(
-        In("ledger.Ledger.marked").returns("False"), caught="softmax with an epsilon"
+    "epsilons excuse leaves without effect": Mutation(
+        In("ledger.Ledger.marks").returns("0"), caught="softmax with an epsilon"
     ),
     "constraints are named by their words": Mutation(
         In("ledger.key").keyword("row", "frozenset(constraint.row)"), caught="product and quotient"

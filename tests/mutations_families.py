@@ -17,7 +17,7 @@ FAMILY_MUTATIONS: dict[str, Mutation] = {
         In("writes.scale").replace("fixed(...)", "new"), caught="factor written"
     ),
     "keys are unchecked": Mutation(
-        In("sums.sort").delete("cons |= block.cons"), caught="in order of sines"
+        In("sums.sort").delete("cons |= ..."), caught="in order of sines"
     ),
     "parts of different scales": Mutation(
         In("complexes.join").replace("either(...)", "real"), caught="phase with a number"

@@ -120,7 +120,7 @@ FOUND_MUTATIONS: dict[str, Mutation] = {
         caught="guard by the roots of negative numbers",
     ),
     "small floats do not underflow": Mutation(
-        In("reading._underflowing").returns("block"), caught="guard by a square in sixteen bits"
+        In("reading._underflowing").returns("block"), caught="logarithms of squares in sixteen bits"
     ),
     # derivative rules
     "a function of JAX has its rule": Mutation(JAX_RULE, caught="custom_jvp of abs"),

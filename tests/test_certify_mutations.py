@@ -8,9 +8,11 @@ from mutants import EXACT, EXCUSED, Mutation, excess, mutant
 from mutations import MUTATIONS
 from mutations_families import FAMILY_MUTATIONS
 from mutations_found import FOUND_MUTATIONS
+from mutations_mixtures import MIXED_MUTATIONS
 from special import EXCUSES, SPECIAL
 from special_families import FAMILIES
 from special_found import FOUND, FOUND_EXCUSES
+from special_mixtures import MIXED_EXCUSES, MIXTURES
 from special_names import NAME_EXCUSES, NAMES
 from special_zeros import ZERO_EXCUSES, ZEROS
 from syntax import In
@@ -18,10 +20,14 @@ from zoo import ZOO
 
 from bnrate.certify import certify
 
-BROKEN = MUTATIONS | FOUND_MUTATIONS | FAMILY_MUTATIONS
+BROKEN = MUTATIONS | FOUND_MUTATIONS | FAMILY_MUTATIONS | MIXED_MUTATIONS
 CATCHERS = sorted({mutation.caught for mutation in BROKEN.values()})
 OTHERS = sorted({*EXACT, *EXCUSED} - {*CATCHERS})
-UNTRUE = [name for name, entry in (ZEROS | ZERO_EXCUSES).items() if not entry.invariant]
+UNTRUE = [
+    name
+    for name, entry in (ZEROS | ZERO_EXCUSES | MIXTURES | MIXED_EXCUSES).items()
+    if not (entry.invariant or entry.joint)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +47,7 @@ def test_claims_no_more_than_is_true(name, unbroken):
     assert excess(unbroken, name) == []
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, e in (ZEROS | ZERO_EXCUSES).items() if not e.invariant]
-)
+@pytest.mark.parametrize("name", UNTRUE)
 def test_what_may_not_be_claimed_is_not_true(name):
     """The loss changes where all parameters are smaller or larger."""
     entry, (loss, params, args), _ = mutants.case(name)
@@ -62,9 +66,9 @@ def test_a_broken_rule_is_caught(name):
 def test_each_loss_and_each_mutation_has_one_name():
     losses = (
         ZOO, SPECIAL, EXCUSES, FOUND, FOUND_EXCUSES, FAMILIES, ZEROS, ZERO_EXCUSES, NAMES,
-        NAME_EXCUSES,
+        NAME_EXCUSES, MIXTURES, MIXED_EXCUSES,
     )  # fmt: skip
-    for tables in (losses, (MUTATIONS, FOUND_MUTATIONS, FAMILY_MUTATIONS)):
+    for tables in (losses, (MUTATIONS, FOUND_MUTATIONS, FAMILY_MUTATIONS, MIXED_MUTATIONS)):
         assert sum(map(len, tables)) == len({name for table in tables for name in table})
 
 

@@ -6,7 +6,7 @@ must hold for that.  Those here speak of one block at a time.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -24,7 +24,6 @@ from bnrate.certify.pointwise import (
     axes_of,
     made,
     stretched,
-    unmarked,
 )
 from bnrate.certify.values import Block, facts_of, fixed, length, place_of, settle
 
@@ -73,19 +72,11 @@ def _perhaps_cancelled(ledger: Ledger, a: Block, b: Block, shift: Field) -> int:
 
     It is so if terms of one scale, or of shifts that cancel, have had different epsilons excused.
     """
-    alone = excused_apart(ledger, (a, b))
+    alone = (a.cons ^ b.cons) & ledger.excusable
     if not alone or _both_nonnegative(a, b):
         return 0
     cancelled = len(shift) < len({*a.shift, *b.shift})
     return ledger.hardened(alone) if a.scale or cancelled else 0
-
-
-def excused_apart(ledger: Ledger, blocks: Sequence[Block]) -> int:
-    """The epsilons that were excused in some of the blocks and not in others."""
-    some, every = 0, -1
-    for block in blocks:
-        some, every = some | block.cons, every & block.cons
-    return some & ~every & ledger.excusable
 
 
 def with_epsilon(ledger: Ledger, a: Block, epsilon: Block, what: str, *, above: bool) -> Block:
@@ -93,7 +84,6 @@ def with_epsilon(ledger: Ledger, a: Block, epsilon: Block, what: str, *, above: 
 
     `above`: the result is positive.
     """
-    a = unmarked(ledger, a)
     eps, hard = ledger.epsilon(a.scale, epsilon.facts.literal or 0.0, what)
     pending = Pending(eps, eps, hard, (a.zeros,))
     result = made((a, epsilon), a.scale, a.shift, facts=Facts(nonnegative=above, nonzero=above))

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from bnrate.certify import fields
-from bnrate.certify.arithmetic import awaiting, excused_apart, lengths_of, with_epsilon
+from bnrate.certify.arithmetic import awaiting, lengths_of, with_epsilon
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import NO_REFS, NOTHING, Facts, Guard, Pending, meet
 from bnrate.certify.fields import Stopped
@@ -22,7 +22,6 @@ from bnrate.certify.pointwise import (
     made,
     soft_of,
     stretched,
-    unmarked,
 )
 from bnrate.certify.values import (
     Block,
@@ -54,8 +53,6 @@ def either(ledger: Ledger, what: str, *blocks: Block) -> Block:
     met = 0
     for block in solid:
         met |= ledger.vanish(fields.add(block.scale, first.scale, -1), what)
-    if first.scale or first.shift:  # entries that differ by epsilons may yet cancel
-        met |= ledger.hardened(excused_apart(ledger, [b for b in solid if b.facts.literal is None]))
     facts = Facts(
         wild=not solid,
         nonnegative=all(b.facts.nonnegative for b in blocks),
@@ -136,7 +133,7 @@ def _guarded(
     ledger: Ledger, what: str, guard: Guard, predicate: Block, usual: Block, other: Block
 ) -> Block:
     """The usual case, or another where some value is zero (see `Guard`)."""
-    usual, other = (unmarked(ledger, settle(ledger, b, what)) for b in (usual, other))
+    usual, other = (settle(ledger, b, what) for b in (usual, other))
     # Wherever the condition varies, some entries may be of the one and some of the other.
     usual, other = (b.only_knowing(b.facts.blurred(predicate.varies)) for b in (usual, other))
     difference = fields.add(other.scale, usual.scale, -1)
@@ -187,7 +184,6 @@ def compare(ledger: Ledger, eqn: Equation, a: Block, b: Block) -> Block:
     if a.facts.wild or b.facts.wild:
         return made((a, b))
     if number is not None and 0 < number <= TINY and x.scale and x.facts.nonnegative:
-        x = unmarked(ledger, x)
         eps, hard = ledger.epsilon(x.scale, number, "a comparison with an epsilon")
         guard = Guard(_USUALLY[name], x.cons | other.cons, eps, hard, (x.zeros,))
         return made((a, b), cons=x.cons | hard, facts=Facts(guard=None if signless else guard))

@@ -9,7 +9,7 @@ from bnrate.certify import fields
 from bnrate.certify.axes import map_blocks, relabel
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import NOTHING, Facts
-from bnrate.certify.fields import Field, Token
+from bnrate.certify.fields import Field
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.values import Block, Value, facts_of, fixed, is_integer
 
@@ -111,15 +111,3 @@ def soft_of(*blocks: Block) -> int:
     for block in blocks:
         total |= block.soft
     return total
-
-
-def unmarked(ledger: Ledger, a: Block) -> Block:
-    """The block without the tokens of leaves that may have no effect: no epsilon excuses them."""
-    tokens: Field = {
-        (atom, at): k for (atom, at), k in a.scale.items()
-        if isinstance(atom, Token) and ledger.marks(atom.obligations)
-    }  # fmt: skip
-    if not tokens:
-        return a
-    mask = ledger.vanish(tokens, "an epsilon is added")
-    return a.demanding(mask, scale=fields.off(a.scale, tokens))

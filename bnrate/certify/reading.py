@@ -294,7 +294,7 @@ def _named(ledger: Ledger, value: Value) -> Value:
             facts = facts._replace(symbol=(1, Ref(name, place_of(ledger, block))))
         return Block(block.axes, scale, shift, block.cons, block.varies, facts)
 
-    return coalesced(ledger, value).each(rule)
+    return coalesced(value).each(rule)
 
 
 def _refined(

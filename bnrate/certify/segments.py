@@ -1,30 +1,28 @@
 """Joining segments of an axis again, once they scale alike: fewer blocks, and tokens in common."""
 
-from bnrate.certify.arithmetic import excused_apart
 from bnrate.certify.facts import Facts
-from bnrate.certify.ledger import Ledger
 from bnrate.certify.values import Block, Value, replaced, whole
 
 
-def coalesced(ledger: Ledger, value: Value) -> Value:
+def coalesced(value: Value) -> Value:
     """The value with neighbouring segments joined wherever all their blocks say the same."""
     if len(value.blocks) == 1:
         return value
     for axis in range(len(value.cuts)):
         i = 0
         while i + 1 < len(value.cuts[axis]):
-            joined = _joined(ledger, value, axis, i)
+            joined = _joined(value, axis, i)
             i, value = (i, joined) if joined else (i + 1, value)
     return value
 
 
-def _joined(ledger: Ledger, value: Value, axis: int, i: int) -> Value | None:
+def _joined(value: Value, axis: int, i: int) -> Value | None:
     """The value with segments i and i + 1 of an axis as one, if they are alike."""
     blocks: dict[tuple[int, ...], Block] = {}
     for index, block in value.blocks.items():
         if index[axis] == i:
             other = value.blocks[replaced(index, axis, i + 1)]
-            if not _alike(block, other, axis) or excused_apart(ledger, (block, other)):
+            if not _alike(block, other, axis):
                 return None
             blocks[index] = _both(block, other, axis, sum(value.cuts[axis][i : i + 2]))
         elif index[axis] != i + 1:
