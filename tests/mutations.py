@@ -214,7 +214,7 @@ MUTATIONS: dict[str, Mutation] = {
         caught="sums of squares",
     ),
     "a summed token counts once": Mutation(
-        In("sums.total").replace("k * count", "k"), caught="minus the sum"
+        In("sums.total").replace("((atom, at), count)", "((atom, at), 1)"), caught="minus the sum"
     ),
     "a sum drops tokens that vary": Mutation(
         In("sums.total").replace("derived(...)", "({}, 0)"), caught="plain tanh"

@@ -5,7 +5,7 @@ from syntax import In
 
 MIXED_MUTATIONS: dict[str, Mutation] = {
     "a sum forgets an atom that it had": Mutation(
-        In("sums.total").replace("kept.get(...) + k * count", "k * count"),
+        In("sums.total").replace("fields.add(kept, _)", "{**kept, term: k * times}"),
         caught="roundabout sum of squares",
     ),
     "of two entries one is kept": Mutation(

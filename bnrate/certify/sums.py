@@ -10,7 +10,7 @@ from bnrate.certify.arithmetic import add, derived, multiply
 from bnrate.certify.axes import alike, map_blocks, relabel
 from bnrate.certify.equations import Equation
 from bnrate.certify.facts import Facts, Position, Ref, Zeros, over_all
-from bnrate.certify.fields import Token
+from bnrate.certify.fields import Field, Token
 from bnrate.certify.ledger import Ledger
 from bnrate.certify.pointwise import ENTRIES, EXPONENTIAL
 from bnrate.certify.shapes import bilinear, joined, reshaped, resized, uniform
@@ -51,16 +51,16 @@ def total(
     """The sum of one block along positions, of some axes or of shards; the axes are left bare."""
     count = math.prod(length(ledger, block, p) for p in gone)
     block = _common_scale(ledger, block, gone, what)
-    kept: dict = {}
+    kept: Field = {}
     varying: dict = {}
     for (atom, at), k in block.shift.items():
-        if not gone.intersection(at):
-            kept[atom, at] = kept.get((atom, at), 0) + k * count
-        elif (found := _summed_cross(ledger, atom, at, block, gone)) is not None:
-            term, times = found
-            kept = dict(fields.add(kept, {term: k * times}))
-        else:
+        constant = not gone.intersection(at)
+        found = ((atom, at), count) if constant else _summed_cross(ledger, atom, at, block, gone)
+        if found is None:
             varying[atom, at] = k
+        else:
+            term, times = found
+            kept = fields.add(kept, {term: k * times})
     bare = tuple(() if a in axes else f for a, f in enumerate(block.axes))
     varies = block.varies - gone
     result = Block(bare, block.scale, kept, block.cons, varies, _facts_of_sum(ledger, block, gone))
