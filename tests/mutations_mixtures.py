@@ -41,9 +41,6 @@ MIXED_MUTATIONS: dict[str, Mutation] = {
         In("choices.reduce_precision").delete("ledger.narrow |= ..."),
         caught="finite with fewer bits",
     ),
-    "the copies of shards are one": Mutation(
-        In("collectives._copy").replace("ledger.gradient", "False"), caught="copy of any shard"
-    ),
     # matrices
     "all matrices are symmetric": Mutation(
         In("linalg._is_symmetric").returns("True"), caught="Cholesky factor of a triangle"

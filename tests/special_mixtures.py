@@ -9,7 +9,6 @@ once entries with and without it, or of both signs, are summed.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from functions import on_shards
 from jax import lax
 from special import TRIPLE, entry
 from special_found import BY_VALUE
@@ -67,11 +66,6 @@ def narrow(tell, size):
     return entry(
         lambda x, s: x[0, :3] * tell((size * PLACES * s).astype(jnp.float16)).astype(float), "s"
     )
-
-
-def any_copy(h):
-    """The first rows of one of two shards, which the program says to be those of both."""
-    return on_shards(lambda h: h[:1], out_of=None, check=False)(h)
 
 
 # --- matrices
@@ -141,9 +135,6 @@ MIXTURES: dict[str, Entry] = {
     "largest in sixteen bits": narrow(lambda h: jnp.argmax(jnp.abs(h)) == jnp.arange(3), 1e7),
     "finite with fewer bits": entry(
         lambda x, s: jnp.where(jnp.isfinite(lax.reduce_precision(1e7 * s, 5, 10)), x, -x), "s"
-    ),
-    "copy of any shard": entry(
-        lambda x, w: any_copy(x @ w) / jnp.sqrt(jnp.sum(w**2)), note=BY_VALUE
     ),
     "Cholesky factor of a triangle": scaled_matrix(jax.scipy.linalg.cholesky, 0.5),
     "eigenvectors of a triangle": scaled_matrix(

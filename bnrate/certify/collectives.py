@@ -23,7 +23,6 @@ from bnrate.certify.values import (
     Value,
     blurred,
     data,
-    fixed,
     moved,
     replaced,
     settle,
@@ -158,9 +157,6 @@ def _whole(ledger: Ledger, value: Value, spec: Any, new: Collection[Position]) -
 
 def _copy(ledger: Ledger, block: Block, mesh: Collection[Position]) -> Block:
     """The block of any shard, along some mesh axes."""
-    if ledger.gradient and not block.varies.isdisjoint(mesh):
-        with ledger.of_gradient():  # which goes to all copies, whatever they are
-            block = fixed(ledger, block, _SHARDS)
     symbol = block.facts.symbol
     same = block.varies.isdisjoint(mesh) and symbol and {*symbol[1].at}.isdisjoint(mesh)
     block = unnamed(still(ledger, block, mesh, _SHARDS))
