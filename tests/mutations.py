@@ -350,7 +350,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("ledger.Ledger.epsilon").delete("rows = ..."), caught="comparison with an epsilon"
     ),
     "epsilons excuse leaves without effect": Mutation(
-        In("ledger.Ledger.marks").returns("0"), caught="softmax with an epsilon"
+        In("ledger.Ledger.marked").returns("False"), caught="softmax up to epsilon"
     ),
     "constraints are named by their words": Mutation(
         In("ledger.key").keyword("row", "frozenset(constraint.row)"), caught="product and quotient"

@@ -15,7 +15,7 @@ MIXED_MUTATIONS: dict[str, Mutation] = {
         In("units.Units._seat").replace("factor >= 0 and _", "False"), caught="parts in two views"
     ),
     "a mask hides a leaf": Mutation(
-        In("ledger.Ledger.marks").returns("0"), caught="bias behind a mask"
+        In("ledger.Ledger.marked").returns("False"), caught="bias behind a mask"
     ),
     # what is told of numbers
     "all shifts are finite": Mutation(
@@ -26,6 +26,25 @@ MIXED_MUTATIONS: dict[str, Mutation] = {
     ),
     "keys have no infinities": Mutation(
         In("sums.sort").replace("told(...)", "block"), caught="the order, if any"
+    ),
+    "the first places have no infinities": Mutation(
+        In("sums.top_k").replace("told(...)", "block"), caught="the first places, if any"
+    ),
+    "a total order has no infinities": Mutation(
+        In("choices.in_total_order").delete("a, b = (told(...) for x in (a, b))"),
+        caught="the total order, if any",
+    ),
+    "exponentials have a sign": Mutation(
+        In("choices.sign").replace("told(...)", "settle(ledger, a, 'a sign')"),
+        caught="sign of an exponential",
+    ),
+    "exponentials have an angle": Mutation(
+        In("choices.angle").delete("a, b = (told(...) for x in (a, b))"),
+        caught="angle of exponentials",
+    ),
+    "what is narrow is known in time": Mutation(
+        In("reading._Reader.loss").replace("ledger.narrow and not self.narrow", "False"),
+        caught="finite before it is narrow",
     ),
     "exponentials are positive": Mutation(
         In("choices.compare").delete("a, b = (told(...) for x in (a, b))"),
@@ -54,22 +73,38 @@ MIXED_MUTATIONS: dict[str, Mutation] = {
     ),
     # entries with and without an epsilon
     "a choice is no mixture": Mutation(
-        In("choices.select").replace(
-            "blurred(...)", "made((predicate, chosen), chosen.scale, facts=chosen.facts)"
+        In("choices.select").replace("_.mixed(...)", "chosen"), caught="over a choice of signs"
+    ),
+    "a guarded choice is no mixture": Mutation(
+        In("choices._guarded").delete(
+            "usual, other = (b.only_knowing(...) for b in (usual, other))"
         ),
-        caught="over a choice of signs",
+        caught="over a guard of some entries",
     ),
     "a join is no mixture": Mutation(
-        In("facts.Facts.blurred").returns("self"), caught="over every other entry"
+        In("axes.merge").replace(
+            "unnamed(block).mixed(...)",
+            "unnamed(block)._replace(varies=block.varies | {(axis, 0)})",
+        ),
+        caught="over every other entry",
     ),
     "a slice is no mixture": Mutation(
-        In("facts.Facts.blurred").returns("self"), caught="over a slice of signs"
+        In("shapes._picked").replace(
+            "_.mixed(b.positions)", "unnamed(b).demanding(cons, varies=b.varies.union(b.positions))"
+        ),
+        caught="over a slice of signs",
     ),
     "a pad is no mixture": Mutation(
-        In("facts.Facts.blurred").returns("self"), caught="over what a negative pad leaves"
+        In("shapes._one_segment").replace(
+            "row.mixed(...)", "row._replace(varies=row.varies.union(blocks[0].along([axis])))"
+        ),
+        caught="over what a negative pad leaves",
     ),
     "steps are no mixture": Mutation(
-        In("facts.Facts.blurred").returns("self"), caught="over choices of steps"
+        In("control._left").replace(
+            "block.mixed(...)", "block._replace(varies=block.varies.union(block.along([0])))"
+        ),
+        caught="over steps of both signs",
     ),
     "what is usually zero is guarded": Mutation(
         In("choices.select").replace("not usual.facts.wild", "True"),

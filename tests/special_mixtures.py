@@ -3,7 +3,7 @@
 `MIXTURES` is exact like `SPECIAL`: atoms that coincide are added; what a comparison, an order or a
 test of numbers tells needs them to be finite and of enough bits; of a matrix that is not symmetric
 JAX's derivative reads more than its value.  `MIXED_EXCUSES` is like `EXCUSES`: an epsilon is felt
-once entries with and without it, or of both signs, are summed.
+once entries with and without it, or of both signs, are summed, or where few bits make zeros.
 """
 
 import jax
@@ -61,6 +61,20 @@ def told(tell):
     return entry(lambda x, b: jnp.where(tell(b), PLACES, -PLACES), "b", b=(), note=BY_SIGN)
 
 
+def vanishing(b):
+    return jnp.exp(PLACES - 1 / jax.nn.relu(b))
+
+
+def before_it_is_narrow(x, s):
+    """At each step it is told of a carry that was rounded at the step before."""
+
+    def step(carry, _):
+        finite = jnp.isfinite(carry)
+        return (1e3 * carry).astype(jnp.float16).astype(float), finite
+
+    return x[0, :3] * lax.scan(step, s, None, 3)[1]
+
+
 def narrow(tell, size):
     """What is told of numbers of few bits, which are infinite or zero if they are of this size."""
     return entry(
@@ -87,13 +101,14 @@ def solved(a):
 # --- entries with and without an epsilon
 
 
-def stepped(body, init=0.0):
-    """Over a sum of the results of a scan over signs."""
-    return entry(lambda x, s: s / jnp.sum(lax.scan(body(s), init, SIGNS[:2])[1]), "s")
-
-
 def over_sum(values):
     return entry(lambda x, s: s / jnp.sum(values(x, s)), "s")
+
+
+def signed_steps(x, s):
+    """Over the first step's carry, which is zero at the second step; s is in both results."""
+    step = lambda carry, sign: (0 * carry, sign * (carry**2 + s**2 + 1e-4))  # noqa: E731
+    return lax.scan(step, s, np.array([1.0, -2.0]))[1]
 
 
 def masked(x, b):
@@ -128,11 +143,20 @@ MIXTURES: dict[str, Entry] = {
     "finite or not": told(lambda b: jnp.isfinite(shifted_by(b))),
     "the largest, if any": told(lambda b: jnp.argmax(shifted_by(b)) == jnp.arange(3)),
     "the order, if any": told(lambda b: jnp.argsort(-shifted_by(b)) == jnp.arange(3)),
-    "an exponential or zero": told(lambda b: jnp.exp(PLACES - 1 / jax.nn.relu(b)) > 0),
+    "the first places, if any": told(
+        lambda b: lax.top_k(shifted_by(b), 2)[1][0] == jnp.arange(3)
+    ),
+    "the total order, if any": told(
+        lambda b: lax.lt_to_p.bind(h := shifted_by(b), lax.rev(h, (0,)))
+    ),
+    "an exponential or zero": told(lambda b: vanishing(b) > 0),
+    "sign of an exponential": told(lambda b: jnp.sign(vanishing(b)) > 0),
+    "angle of exponentials": told(lambda b: jnp.arctan2(h := vanishing(b), h) > 0.5),
     "finite in sixteen bits": narrow(jnp.isfinite, 1e7),
     "sign in sixteen bits": narrow(jnp.sign, 1e-6),
     "some in sixteen bits": narrow(lambda h: h.astype(bool), 1e-6),
     "largest in sixteen bits": narrow(lambda h: jnp.argmax(jnp.abs(h)) == jnp.arange(3), 1e7),
+    "finite before it is narrow": entry(before_it_is_narrow, "s"),
     "finite with fewer bits": entry(
         lambda x, s: jnp.where(jnp.isfinite(lax.reduce_precision(1e7 * s, 5, 10)), x, -x), "s"
     ),
@@ -147,14 +171,17 @@ MIXED_EXCUSES: dict[str, Entry] = {
     "over a choice of signs": over_sum(
         lambda x, s: jnp.where(x[0, :2] * 0 < SIGNS[:2], s + 1e-4, -s)
     ),
-    "over every other entry": over_sum(lambda x, s: jnp.stack([s + 1e-4, s, -s, s])[::2]),
+    "over a guard of some entries": over_sum(
+        lambda x, s: jnp.where(jax.nn.relu((x[0, :2] * 0 + SIGNS[:2]) * s) != 0, s + 1e-4, -s)
+    ),
+    "over every other entry": over_sum(lambda x, s: jnp.stack([s + 1e-4, s, 1e-4 - s])[::2]),
     "over a slice of signs": over_sum(
         lambda x, s: lax.dynamic_slice(s * SIGNS + 1e-4, (jnp.argmax(x[0, :1]),), (2,))
     ),
     "over what a negative pad leaves": over_sum(
         lambda x, s: lax.pad(s * SIGNS + 1e-4, jnp.zeros(()), [(0, -1, 0)])
     ),
-    "over choices of steps": stepped(lambda s: lambda c, t: (c, jnp.where(t > 0, s + 1e-4, -s))),
+    "over steps of both signs": entry(lambda x, s: s**2 / jnp.sum(signed_steps(x, s)), "s"),
     "one over a guard that is mostly zero": entry(
         lambda x, s: jnp.tanh(1e-3 / jnp.where(jnp.abs(s * 1e-3) > 1e-3, 0.0, jnp.abs(s))), "s"
     ),

@@ -16,7 +16,6 @@ from bnrate.certify.values import (
     Axis,
     Block,
     Value,
-    blurred,
     moved,
     replaced,
     still,
@@ -283,6 +282,5 @@ def merge(ledger: Ledger, value: Value, axis: int, join: Callable[..., Block], w
     joined = {}
     for index, blocks in rows.items():
         block = join(*alike(ledger, blocks))
-        position = frozenset([(axis, 0)]) if single else frozenset()
-        joined[index] = blurred(unnamed(block)._replace(varies=block.varies | position))
+        joined[index] = unnamed(block).mixed([(axis, 0)] if single else ())
     return Value(cuts, joined)

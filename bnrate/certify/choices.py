@@ -26,7 +26,6 @@ from bnrate.certify.pointwise import (
 from bnrate.certify.values import (
     Block,
     as_dtype,
-    blurred,
     facts_of,
     fixed,
     is_boundless,
@@ -64,7 +63,7 @@ def either(ledger: Ledger, what: str, *blocks: Block) -> Block:
     )  # fmt: skip
     chosen = made(blocks, first.scale, first.shift, met, facts)
     pending = [p for b in blocks for p in b.facts.pending]
-    return blurred(awaiting(chosen, met | soft_of(*blocks), pending)) if pending else chosen
+    return awaiting(chosen, met | soft_of(*blocks), pending).mixed() if pending else chosen
 
 
 def maximum(ledger: Ledger, a: Block, b: Block) -> Block:
@@ -118,9 +117,8 @@ def select(
         usual, other = cases[int(guard.usually)], cases[1 - int(guard.usually)]
         if _differ(usual, other) and not usual.facts.wild:
             return _guarded(ledger, what, guard, predicate, usual, other)
-    chosen = either(ledger, what, *cases)
-    chosen = chosen.demanding(predicate.cons)
-    return blurred(made((predicate, chosen), chosen.scale, chosen.shift, facts=chosen.facts))
+    chosen = either(ledger, what, *cases).demanding(predicate.cons)
+    return stretched(chosen, axes_of(predicate, chosen)).mixed(predicate.varies)
 
 
 def _differ(usual: Block, other: Block) -> bool:

@@ -21,7 +21,6 @@ from bnrate.certify.sums import summed, total
 from bnrate.certify.values import (
     Block,
     Value,
-    blurred,
     data,
     moved,
     replaced,
@@ -53,9 +52,7 @@ def on_each_shard(rule: Rule) -> Rule:
 
 
 def _differing(value: Value, along: frozenset[Position]) -> Value:
-    return value.each(
-        lambda b: b if along <= b.varies else blurred(b._replace(varies=b.varies | along))
-    )
+    return value.each(lambda b: b if along <= b.varies else b.mixed(along))
 
 
 def shard_map(read: Read) -> Rule:

@@ -19,7 +19,6 @@ from bnrate.certify.source import differentiated_by_jax
 from bnrate.certify.values import (
     Block,
     Value,
-    blurred,
     fixed,
     moved,
     settle,
@@ -204,7 +203,7 @@ def _left(value: Value, hidden: int, length: int, factors: tuple[int, ...]) -> V
         moves = {p: ((p[0] + 1, p[1]),) for p in block.positions}
         moves |= {(hidden, j): ((0, j),) for j in range(len(factors))}
         block = moved(unnamed(block), (factors, *block.axes), moves)
-        return blurred(block._replace(varies=block.varies | set(block.along([0]))))
+        return block.mixed(block.along([0]))
 
     blocks = {(0, *index): rule(block) for index, block in value.blocks.items()}
     return Value(((length,), *value.cuts), blocks)

@@ -154,28 +154,33 @@ class Ledger:
 
     def epsilon(self, field: Field, value: float, what: str) -> tuple[int, int]:
         """The constraints under which a field vanishes: those that an epsilon excuses, and hard."""
-        rows, mask = _rows(field)
+        # Nothing excuses what a leaf does that may have no effect.
+        marked = {
+            (atom, placement): k for (atom, placement), k in field.items()
+            if isinstance(atom, Token) and self.marked(atom.obligations)
+        }  # fmt: skip
+        sure = self.vanish(marked, what)
+        rows, mask = _rows(fields.off(field, marked))
         rows = [*rows, *(self.constraints[bit].row for bit in self.bits(mask))]
-        # Nothing excuses the mark of a leaf.
-        eps = hard = self.marks(mask)
+        eps = hard = 0
         for row in filter(None, rows):
             known = Constraint(row, "eps", what, self.primitive, self.site, value)
             one, other = self._enter(known), self._enter(known._replace(kind="hard"))
             self._twins[one] = other
             eps, hard = eps | one, hard | other
-        self.excusable |= eps & ~self.marks(eps)
-        return eps, hard
+        self.excusable |= eps
+        return eps | sure, hard | sure
 
     def hardened(self, eps: int) -> int:
         """The same constraints without an excuse."""
         mask = 0
         for bit in self.bits(eps):
-            mask |= self._twins.get(1 << bit, 1 << bit)
+            mask |= self._twins[1 << bit]
         return mask
 
-    def marks(self, mask: int) -> int:
-        """The marks of leaves in a mask."""
-        return sum(1 << bit for bit in self.bits(mask) if self.constraints[bit].kind == "leaf")
+    def marked(self, mask: int) -> bool:
+        """Whether the mask holds the mark of a leaf."""
+        return any(self.constraints[bit].kind == "leaf" for bit in self.bits(mask))
 
     def bits(self, mask: int) -> list[int]:
         """The numbers of the constraints in a mask, in program order."""

@@ -46,7 +46,7 @@ def _is_symmetric(ledger: Ledger, a: Value) -> bool:
     """Whether a value is the sum of matrices and their transposes, by name."""
     block = a.only
     symbol = block.facts.symbol if block else None
-    if block is None or symbol is None:
+    if block is None or symbol is None or not ledger.real:
         return False
     rows, columns = (block.along([axis]) for axis in (len(a.cuts) - 2, len(a.cuts) - 1))
     if len(rows) != 1 or len(columns) != 1 or symbol[1].at != tuple(block.positions):

@@ -17,7 +17,6 @@ from bnrate.certify.values import (
     Axis,
     Block,
     Value,
-    blurred,
     data,
     fixed,
     moved,
@@ -236,7 +235,7 @@ def _one_segment(ledger: Ledger, parts: list[Value], axis: int, total: int) -> V
     for index, blocks in align(ledger, bare):
         blocks = [resized_block(block, axis, total) for block in blocks]
         row = either(ledger, _MIXED, *blocks)
-        rows[index] = blurred(row._replace(varies=row.varies | set(blocks[0].along([axis]))))
+        rows[index] = row.mixed(blocks[0].along([axis]))
     cuts = [_cut_of(bare, a) for a in range(len(shape))]
     return Value(tuple(replaced(tuple(cuts), axis, (total,))), rows)
 
@@ -339,9 +338,7 @@ def _picked(
     for block in indices.blocks.values():
         cons |= fixed(ledger, block, "an index").cons
     picked = relabel(a, shape, {d: kept[d] for d in kept})
-    return picked.each(
-        lambda b: blurred(unnamed(b).demanding(cons, varies=frozenset(b.positions) | b.varies))
-    )
+    return picked.each(lambda b: unnamed(b).demanding(cons).mixed(b.positions))
 
 
 def argument(ledger: Ledger, eqn: Equation, a: Value) -> Value:

@@ -94,6 +94,11 @@ class Block(NamedTuple):
         """The block with these facts and no others."""
         return self._replace(facts=facts)
 
+    def mixed(self, along: Iterable[Position] = ()) -> "Block":
+        """The block where entries, and what is pending of them, may differ along positions too."""
+        varies = self.varies.union(along)
+        return self._replace(varies=varies, facts=self.facts.blurred(varies))
+
     def demanding(self, mask: int, **statement: Any) -> "Block":
         """The same value under more constraints, which may leave a shorter statement."""
         facts = self.facts
@@ -275,11 +280,6 @@ def moved(block: Block, axes: tuple[Axis, ...], moves: Moves) -> Block:
 def unnamed(block: Block) -> Block:
     """The block as a choice of its entries: nothing is known of which is which."""
     return block.only_knowing(block.facts.unnamed())
-
-
-def blurred(block: Block) -> Block:
-    """The block as a mixture: what is pending may be different wherever the block varies."""
-    return block.only_knowing(block.facts.blurred(block.varies))
 
 
 def replaced(items: tuple, at: int, new: Any) -> tuple:
