@@ -86,8 +86,7 @@ MUTATIONS: dict[str, Mutation] = {
         caught="maximum of a shifted value",
     ),
     "a choice does not vary like the condition": Mutation(
-        In("choices.select").replace("(predicate, chosen)", "(chosen, chosen)"),
-        caught="choice by a row",
+        In("choices.select").replace("predicate.varies", "()"), caught="choice by a row"
     ),
     "a comparison of different scales": Mutation(
         In("choices.compare").replace("ledger.vanish(...)", "0", every=True),
@@ -185,7 +184,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("shapes._picked").replace("joined(...)", "a"), caught="rows in another order"
     ),
     "a lookup does not vary": Mutation(
-        In("shapes._picked").drop("varies"), caught="lookup that varies"
+        In("shapes._picked").replace("b.positions", "()"), caught="lookup that varies"
     ),
     "argmax across scales": Mutation(
         In("shapes.argument").replace("joined(...)", "a"), caught="argmax"
@@ -285,7 +284,7 @@ MUTATIONS: dict[str, Mutation] = {
         In("control._left").replace("((0, j),)", "()"), caught="results of steps"
     ),
     "results of steps do not vary": Mutation(
-        In("control._left").drop("varies"), caught="results that vary"
+        In("control._left").replace("block.along([0])", "()"), caught="results that vary"
     ),
     # values, and the constraints of a proof
     "settling drops tokens": Mutation(
@@ -328,7 +327,9 @@ MUTATIONS: dict[str, Mutation] = {
     "flattened factors keep scales": Mutation(
         In("axes.flattened").delete("block = still(...)"), caught="two orders"
     ),
-    "merged segments are constant": Mutation(In("axes.merge").drop("varies"), caught="single rows"),
+    "merged segments are constant": Mutation(
+        In("axes.merge").replace("[(axis, 0)]", "()"), caught="single rows"
+    ),
     "merged segments keep scales": Mutation(
         In("axes.merge").delete("block = still(...)"), caught="alternate rows"
     ),

@@ -169,6 +169,22 @@ def test_asking_is_no_writing(tmp_path):
             asker.join()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="locks that are shared")
+def test_a_writer_waits_for_whoever_asks(tmp_path):
+    """Even for longer than it would try against another writer."""
+    import fcntl
+
+    with locking.locked(tmp_path):
+        pass
+    with open(tmp_path / ".lock", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        later = threading.Timer(0.5, fcntl.flock, (file, fcntl.LOCK_UN))
+        later.start()
+        with locking.locked(tmp_path):
+            pass
+        later.join()
+
+
 def _count(folder, rounds):
     done = 0
     while done < rounds:

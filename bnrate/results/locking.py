@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _NAME = ".lock"
-# `is_locked` holds the lock for an instant, which must not look like a second writer.
-_ATTEMPTS, _PAUSE = 5, 0.02
+# Against another writer; `is_locked` shares the lock for an instant, which is waited for.
+_ATTEMPTS, _PAUSE, _PATIENCE = 5, 0.02, 10.0  # the last two in seconds
 _held: set[BinaryIO] = set()
 
 
@@ -76,8 +76,8 @@ def is_locked(folder: str | Path) -> bool:
 
 def _acquire(path: Path) -> BinaryIO | None:
     """The file, locked and signed; None if somebody else keeps it locked."""
-    attempts = 0
-    while attempts < _ATTEMPTS:
+    attempts, began = 0, time.monotonic()
+    while attempts < _ATTEMPTS and time.monotonic() - began < _PATIENCE:
         file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115
         try:
             # Who empties the folder in between leaves us with the lock of a file that is gone.
