@@ -155,7 +155,7 @@ class Ledger:
     def epsilon(self, field: Field, value: float, what: str) -> tuple[int, int]:
         """The constraints under which a field vanishes: those that an epsilon excuses, and hard."""
         # Nothing excuses what a leaf does that may have no effect.
-        marked = {
+        marked: Field = {
             (atom, placement): k for (atom, placement), k in field.items()
             if isinstance(atom, Token) and self.marked(atom.obligations)
         }  # fmt: skip
