@@ -200,9 +200,10 @@ def _ray(
     solutions = null_space(rows, list(columns))
     if len(solutions) == 1:
         (only,) = solutions
-        sign = only.get(through, 0)
-        vector = {c: ratio(only[c], sign) for c in columns if c in only} if sign else {}
-        return vector if vector and min(vector.values()) > 0 else None
+        if through not in only:
+            return None
+        vector = {c: ratio(only[c], only[through]) for c in columns if c in only}
+        return vector if min(vector.values()) > 0 else None
     matrix = np.zeros((len(rows) + 1, len(columns)))
     for i, row in enumerate(rows):
         for column, value in row.items():
